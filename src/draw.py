@@ -42,10 +42,11 @@ def draw_detections(
     scores = np.asarray(scores, float).reshape(-1)
     _check(image, boxes_px, labels, scores, class_names)
     picture = np.ascontiguousarray(image).copy()
-    for index in np.argsort(scores, kind="stable"):
+    order = np.argsort(scores, kind="stable")
+    corners = [_draw_frame(picture, boxes_px[index], int(labels[index])) for index in order]
+    for index, corner in zip(order, corners):  # after all frames, so that none crosses a name
         label = int(labels[index])
-        text = f"{class_names[label - 1]} {scores[index]:.2f}"
-        _draw_one(picture, boxes_px[index], text, colour_of(label))
+        _draw_text(picture, corner, f"{class_names[label - 1]} {scores[index]:.2f}", label)
     return picture
 
 
@@ -70,27 +71,35 @@ def _check(
         )
 
 
-def _draw_one(
-    picture: np.ndarray, box_px: np.ndarray, text: str, colour: Tuple[int, int, int]
-) -> None:
+def _draw_frame(picture: np.ndarray, box_px: np.ndarray, label: int) -> Tuple[int, int]:
+    """Draws the frame in place; its upper left corner (x, y) within the picture."""
     height, width = picture.shape[:2]
     # OpenCV takes no coordinates beyond 32 bits, and a far corner would never be seen anyway.
     x1, x2 = (int(edge) for edge in np.clip(np.round(box_px[[0, 2]]), 0, width - 1))
     y1, y2 = (int(edge) for edge in np.clip(np.round(box_px[[1, 3]]), 0, height - 1))
-    line = max(1, round(min(height, width) / 250))
-    cv2.rectangle(picture, (x1, y1), (x2, y2), colour, line)
+    cv2.rectangle(picture, (x1, y1), (x2, y2), colour_of(label), _line_width(picture))
+    return x1, y1
+
+
+def _draw_text(picture: np.ndarray, corner: Tuple[int, int], text: str, label: int) -> None:
+    """Draws `text` on a coloured ground in place, above `corner` or below where that is outside."""
+    (height, width), (x1, y1), colour = picture.shape[:2], corner, colour_of(label)
     scale, thickness, (text_width, text_height), below = _fit(text, height, width)
-    pad = line + 1
+    pad = _line_width(picture) + 1
     tall = text_height + below + 2 * pad
     left = max(0, min(x1, width - text_width - 2 * pad))
     top = y1 - tall if y1 >= tall else min(y1, max(0, height - tall))
-    corner = (left + text_width + 2 * pad, top + tall)
-    cv2.rectangle(picture, (left, top), corner, colour, cv2.FILLED)
+    right, bottom = left + text_width + 2 * pad, top + tall
+    cv2.rectangle(picture, (left, top), (right, bottom), colour, cv2.FILLED)
     # Rec. 601 luma decides between black and white letters.
     dark = np.dot(colour, (0.114, 0.587, 0.299)) > 128
     ink = (0, 0, 0) if dark else (255, 255, 255)
     origin = (left + pad, top + pad + text_height)
     cv2.putText(picture, text, origin, _FONT, scale, ink, thickness, cv2.LINE_AA)
+
+
+def _line_width(picture: np.ndarray) -> int:
+    return max(1, round(min(picture.shape[:2]) / 250))
 
 
 def _fit(text: str, height: int, width: int) -> Tuple[float, int, Tuple[int, int], int]:
