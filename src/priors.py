@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prior (anchor) boxes of every feature map. NumPy only.
+
+The tables are those of the official M2Det configurations and of SSD300; any other input size gets
+a derived one. A prior is `(cx, cy, w, h)` as shares of the input side.
+"""
+
+import math
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+
+from src.config import AnchorConfig, Config, ModelConfig
+
+
+class PriorTable(NamedTuple):
+    """`scales`: one per feature map and one more, shares of the input side. `steps`: pixels."""
+
+    scales: Tuple[float, ...]
+    steps: Tuple[float, ...]
+
+
+# Official configs/m2det{320,512,800}_vgg.py and the port's 704.
+_OFFICIAL_TABLES: Dict[int, PriorTable] = {
+    320: PriorTable((0.08, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05), (8, 16, 32, 64, 107, 320)),
+    512: PriorTable((0.06, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05), (8, 16, 32, 64, 128, 256)),
+    704: PriorTable((0.04, 0.11, 0.23, 0.39, 0.58, 0.80, 1.05), (8, 16, 32, 64, 117, 176)),
+    800: PriorTable((0.04, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05), (8, 16, 32, 62, 115, 160)),
+}
+
+
+def feature_sizes(input_size: int, num_scales: int) -> List[int]:
+    """Sides of M2Det's feature maps in cells, largest first.
+
+    The base feature is 1/8 of the input. A TUM halves it with padded 3x3 convolutions of stride 2;
+    its last map comes from an unpadded 3x3. Where that leaves nothing (256 pixels with six scales)
+    there is one scale less.
+
+    Raises:
+        ValueError: `input_size` is not a multiple of 16 (FFMv1 could not join its two maps), or
+            fewer than two scales are left.
+    """
+    if input_size % 16:
+        raise ValueError(f"input_size must be a multiple of 16, not {input_size}")
+    sizes = [input_size // 8]
+    while len(sizes) < num_scales - 1 and sizes[-1] > 1:
+        sizes.append((sizes[-1] + 1) // 2)
+    last = sizes[-1] - 2 if num_scales > 2 else (sizes[-1] + 1) // 2
+    if len(sizes) == num_scales - 1 and last > 0:
+        return [*sizes, last]
+    if num_scales <= 2:
+        raise ValueError(f"input_size {input_size} is too small for two scales")
+    return feature_sizes(input_size, num_scales - 1)
+
+
+def derived_table(input_size: int, sizes: Sequence[int]) -> PriorTable:
+    """A table for an input size the official code has none for.
+
+    The smallest scale is about 28 pixels (what the official tables give from 512 up), within
+    [0.03, 0.08]; the others go from 0.15 to 1.05 in equal parts, as the official ones do.
+    """
+    smallest = min(max(28 / input_size, 0.03), 0.08)
+    others = np.linspace(0.15, 1.05, len(sizes)).round(4)
+    return PriorTable((round(smallest, 4), *others.tolist()), tuple(input_size / f for f in sizes))
+
+
+def prior_boxes(
+    sizes: Sequence[int],
+    steps: Sequence[float],
+    scales: Sequence[float],
+    ratios: Sequence[Sequence[float]],
+    input_size: int,
+) -> np.ndarray:
+    """Priors of all maps: (P, 4) float32 `cxcywh`, clipped to [0, 1].
+
+    Order: map, row, column, then box: the scale as a square, the geometric mean with the next
+    scale as a square, then for each ratio r the boxes r times as wide as high and the reverse
+    (official layers/functions/prior_box.py).
+    """
+    maps = []
+    for k, (size, step) in enumerate(zip(sizes, steps)):
+        scale, between = scales[k], math.sqrt(scales[k] * scales[k + 1])
+        shapes = [(scale, scale), (between, between)]
+        for ratio in ratios[k]:
+            root = math.sqrt(ratio)
+            shapes += [(scale * root, scale / root), (scale / root, scale * root)]
+        centres = (np.arange(size) + 0.5) * (step / input_size)
+        cy, cx = np.meshgrid(centres, centres, indexing="ij")
+        boxes = np.empty((size, size, len(shapes), 4))
+        boxes[..., 0], boxes[..., 1], boxes[..., 2:] = cx[..., None], cy[..., None], shapes
+        maps.append(boxes.reshape(-1, 4))
+    return np.concatenate(maps).clip(0, 1).astype(np.float32)
+
+
+def prior_shapes_per_cell(anchors: AnchorConfig, num_maps: int) -> List[int]:
+    """Number of priors in a cell of each feature map."""
+    return [2 + 2 * len(row) for row in _ratio_rows(anchors, num_maps)]
+
+
+def make_priors(config: Config) -> np.ndarray:
+    """The priors of a configuration: (P, 4) float32 `cxcywh` in [0, 1].
+
+    Raises:
+        ValueError: scales, steps or ratios whose number does not fit the feature maps.
+    """
+    sizes = map_sizes(config.model)
+    table = _table(config.anchors, config.model.input_size, sizes)
+    ratios = _ratio_rows(config.anchors, len(sizes))
+    return prior_boxes(sizes, table.steps, table.scales, ratios, config.model.input_size)
+
+
+def map_sizes(model: ModelConfig) -> List[int]:
+    """Sides in cells of the feature maps the network of `model` predicts from."""
+    return feature_sizes(model.input_size, model.num_scales)
+
+
+def _table(anchors: AnchorConfig, input_size: int, sizes: Sequence[int]) -> PriorTable:
+    table = _OFFICIAL_TABLES.get(input_size)
+    if table is None or len(table.steps) != len(sizes):
+        table = derived_table(input_size, sizes)
+    scales, steps = anchors.scales or table.scales, anchors.steps or table.steps
+    if len(scales) != len(sizes) + 1:
+        raise ValueError(f"anchors.scales needs {len(sizes) + 1} values, not {len(scales)}")
+    if len(steps) != len(sizes):
+        raise ValueError(f"anchors.steps needs {len(sizes)} values, not {len(steps)}")
+    return PriorTable(tuple(scales), tuple(steps))
+
+
+def _ratio_rows(anchors: AnchorConfig, num_maps: int) -> Sequence[Sequence[float]]:
+    rows = anchors.ratios * num_maps if len(anchors.ratios) == 1 else anchors.ratios
+    if len(rows) != num_maps:
+        raise ValueError(f"anchors.ratios needs 1 or {num_maps} rows, not {len(rows)}")
+    return rows
