@@ -162,12 +162,20 @@ def get_config(name: str, overrides: Sequence[str] = ()) -> Config:
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown config {name!r}; choose from {', '.join(PRESETS)}")
-    config = PRESETS[name]
-    for override in overrides:
-        key, sep, text = override.partition("=")
-        if not sep:
-            raise ConfigError(f"override {override!r} is not of the form section.key=value")
-        config = _set(config, key.strip(), text.strip())
+    return override(PRESETS[name], overrides)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with each `section.key=value` applied.
+
+    Raises:
+        ConfigError: as `get_config`.
+    """
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"override {text!r} is not of the form section.key=value")
+        config = _set(config, key.strip(), value.strip())
     return config
 
 

@@ -4,10 +4,10 @@
 Shape letters: B batch, P priors, C classes with the background first.
 """
 
-from typing import Optional, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size
 
 
@@ -140,7 +140,9 @@ class TrainOneStepCell(nn.Cell):
         self.value_and_grad = ops.value_and_grad(
             self._scaled, None, optimizer.parameters, has_aux=True
         )
-        self.l2_loss = ops.L2Loss()  # half the squared sum, several times faster than square().sum()
+        self.l2_loss = (
+            ops.L2Loss()
+        )  # half the squared sum, several times faster than square().sum()
 
     def _scaled(self, *batch: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         loss, loc_loss, conf_loss = self.model_with_loss(*batch)
@@ -163,7 +165,7 @@ class TrainOneStepCell(nn.Cell):
         if self.clip_grad_norm > 0:
             factor = factor * ops.minimum(self.clip_grad_norm / (norm + 1e-6), Tensor(1.0))
         if ops.isfinite(norm):
-            self.optimizer(ops.HyperMap()(ops.partial(_multiply, factor), grads))
+            self.optimizer(tuple([grad * factor for grad in grads]))
         return loc_loss, conf_loss, norm
 
     def _global_norm(self, grads: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in a run's folder: checkpoints, `config.json` and `labels.json`, written atomically."""
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Mapping, Optional, Sequence, Tuple
+
+import mindspore as ms
+
+from src.config import Config, ConfigError, from_json, get_config, override, to_json
+
+DEFAULT_PRESET = "m2det512_vgg16"
+CONFIG_NAME = "config.json"
+LABELS_NAME = "labels.json"
+# Names of what a checkpoint holds besides weights (momentum, step), for resuming.
+STATE_PREFIX = "state/"
+
+
+class CheckpointError(ValueError):
+    """A weights file that is missing, damaged, or made for another network."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a network's classes are called; saved beside its checkpoints.
+
+    `class_names[i]` and `category_ids[i]` (the data set's own number) belong to label i + 1.
+    """
+
+    class_names: Tuple[str, ...]
+    category_ids: Tuple[int, ...]
+
+
+def resolve_config(
+    name: Optional[str], overrides: Sequence[str], checkpoint: Optional[Path] = None
+) -> Config:
+    """The preset `name`, else what is saved beside `checkpoint`, else the default; with overrides.
+
+    Raises:
+        ConfigError: unknown names or values, or no `config.json` beside the checkpoint.
+    """
+    if name is not None:
+        return get_config(name, overrides)
+    if checkpoint is None:
+        return get_config(DEFAULT_PRESET, overrides)
+    path = checkpoint.parent / CONFIG_NAME
+    if not path.is_file():
+        raise ConfigError(f"{path} not found; give the preset with --config")
+    try:
+        return override(from_json(path.read_text(encoding="utf-8")), overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def save_config(folder: Path, config: Config, labels: Optional[Labels] = None) -> None:
+    """Write `config.json`, and `labels.json` where the classes are known, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CONFIG_NAME, to_json(config))
+    if labels is not None:
+        content = {"class_names": labels.class_names, "category_ids": labels.category_ids}
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(folder / LABELS_NAME, text)
+
+
+def load_labels(checkpoint: Path) -> Optional[Labels]:
+    """The labels saved beside a checkpoint, or None.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = checkpoint.parent / LABELS_NAME
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = tuple(str(name) for name in content["class_names"])
+        return Labels(names, tuple(int(number) for number in content["category_ids"]))
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: expected JSON with class_names and category_ids") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a crash leaves the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
+    """Write named tensors to `path` (.ckpt with a checksum, or .safetensors), atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = path.suffix[1:]
+    if kind not in ("ckpt", "safetensors"):
+        raise ValueError(f"{path}: a checkpoint's name must end in .ckpt or .safetensors")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    content = [{"name": name, "data": ms.Tensor(data)} for name, data in parameters.items()]
+    try:
+        ms.save_checkpoint(content, str(temporary), format=kind, crc_check=kind == "ckpt")
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:
+    """Every tensor of a .ckpt or .safetensors file by name.
+
+    Raises:
+        CheckpointError: no such file, or it is damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} not found")
+    kind = "safetensors" if path.suffix == ".safetensors" else "ckpt"
+    logging.disable(logging.CRITICAL)  # MindSpore logs what the exception says
+    try:
+        content = ms.load_checkpoint(str(path), format=kind, crc_check=kind == "ckpt")
+    except Exception as error:  # MindSpore raises many kinds for a damaged file
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from None
+    finally:
+        logging.disable(logging.NOTSET)
+    if not content:
+        raise CheckpointError(f"checkpoint {path} holds no parameters")
+    return content

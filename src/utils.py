@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Device, ranks, seeds, strict loading of weights, and what the command lines share."""
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+from mindspore.communication import get_group_size, get_rank, init
+
+from src.checkpoint import STATE_PREFIX, CheckpointError, read_checkpoint
+from src.config import PRESETS, Config
+
+
+def run_main(main: Callable[[], Any]) -> None:
+    """Call a script's `main`; an expected error becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--config`, `--set`, `--device_target` and `--device_id`."""
+    parser.add_argument("--config", metavar="NAME", help=f"preset: {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--set",
+        metavar="section.key=value",
+        action="append",
+        default=[],
+        help="override a parameter of src/config.py; may be given several times",
+    )
+    parser.add_argument("--device_target", default="CPU", choices=("CPU", "GPU", "Ascend"))
+    parser.add_argument("--device_id", type=int, default=0)
+
+
+def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> Tuple[int, int]:
+    """Select graph mode and the device; returns (rank, number of ranks).
+
+    Raises:
+        ValueError: the device is not there.
+    """
+    ms.set_context(mode=ms.GRAPH_MODE)
+    if target == "CPU":
+        threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+        ms.set_context(runtime_num_threads=threads)
+    try:
+        # Under msrun each rank takes its own device.
+        ms.set_device(target) if distribute else ms.set_device(target, device_id)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"device {target} {device_id} cannot be used: {reason}") from None
+    if not distribute:
+        return 0, 1
+    init()
+    world_size = get_group_size()
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size
+    )
+    return get_rank(), world_size
+
+
+def set_seed(seed: Optional[int]) -> None:
+    """Seed weight initialisation; None leaves it to chance."""
+    if seed is not None:
+        ms.set_seed(seed)
+        np.random.seed(seed)
+
+
+def load_weights(net: nn.Cell, path: Any, prefix: str = "") -> None:
+    """Load a checkpoint into `net`; every parameter must be there with its shape, and no other.
+
+    Args:
+        net: the cell to fill.
+        path: a .ckpt or .safetensors file.
+        prefix: only names that start with it are looked at, e.g. "backbone.".
+
+    Raises:
+        CheckpointError: missing or damaged file, or any mismatch; the message names them all.
+    """
+    path = Path(path)
+    loaded = read_checkpoint(path)
+    weights = {
+        name: p
+        for name, p in loaded.items()
+        if name.startswith(prefix) and not name.startswith(STATE_PREFIX)
+    }
+    own = net.parameters_dict()
+    problems = mismatches(
+        {n: p.shape for n, p in own.items()}, {n: p.shape for n, p in weights.items()}
+    )
+    problems += [
+        f"{name} holds values that are not finite"
+        for name, p in weights.items()
+        if p.dtype.is_floating_point and not np.isfinite(p.asnumpy()).all()
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit the network: {'; '.join(problems)}")
+    for name, parameter in own.items():
+        parameter.set_data(ms.Tensor(weights[name].asnumpy(), parameter.dtype))
+
+
+def mismatches(
+    expected: Dict[str, Tuple[int, ...]], found: Dict[str, Tuple[int, ...]]
+) -> List[str]:
+    """One line for each name that is missing, unknown or of another shape."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not a parameter of it" for name in found if name not in expected]
+    for name, shape in expected.items():
+        if name in found and tuple(found[name]) != tuple(shape):
+            problems.append(f"{name} has shape {tuple(found[name])}, expected {tuple(shape)}")
+    return problems
+
+
+def with_classes(config: Config, num_classes: int) -> Config:
+    """`config` for a data set of `num_classes` classes, background included."""
+    return replace(config, model=replace(config.model, num_classes=num_classes))

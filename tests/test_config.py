@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import pytest
+
+from src.config import PRESETS, Config, ConfigError, from_json, get_config, to_json
+
+
+def test_presets_of_the_model_zoo_are_there():
+    assert {
+        "m2det320_vgg16",
+        "m2det512_vgg16",
+        "m2det704_vgg16",
+        "m2det800_vgg16",
+        "m2det320_resnet101",
+        "m2det512_resnet101",
+        "m2det320_resnet50",
+        "m2det_tiny",
+    } <= set(PRESETS)
+    assert get_config("m2det704_vgg16").model.input_size == 704
+
+
+def test_defaults_are_those_of_the_earlier_port():
+    config = get_config("m2det512_vgg16")
+    assert (config.model.planes, config.model.num_levels, config.model.num_scales) == (256, 8, 6)
+    assert config.train.lr_epochs == (90, 110, 130, 150)
+    assert (config.test.iou, config.test.score_threshold, config.test.keep_per_class) == (
+        0.45,
+        0.1,
+        50,
+    )
+    assert config.random_seed is None
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "key", "value"),
+    [
+        ("model.sfam=true", "model", "sfam", True),
+        ("model.sfam=False", "model", "sfam", False),
+        ("train.lr=1", "train", "lr", 1.0),
+        ("train.lr_epochs=3,5", "train", "lr_epochs", (3, 5)),
+        ("train.gamma=[0.5, 0.1]", "train", "gamma", (0.5, 0.1)),
+        ("model.backbone=resnet50", "model", "backbone", "resnet50"),
+        ("anchors.ratios=[[2],[2,3]]", "anchors", "ratios", ((2.0,), (2.0, 3.0))),
+    ],
+)
+def test_override(text, section, key, value):
+    changed = getattr(get_config("m2det_tiny", [text]), section)
+    assert getattr(changed, key) == value
+    assert type(getattr(changed, key)) is type(value)
+
+
+def test_overrides_leave_the_preset_alone():
+    before = PRESETS["m2det_tiny"]
+    assert get_config("m2det_tiny", ["random_seed=none", "model.planes=32"]).random_seed is None
+    assert PRESETS["m2det_tiny"] is before
+    assert before.model.planes != 32
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        before.random_seed = 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["model.plane=3"], "model.planes"),
+        (["modl.planes=3"], "optimizer"),
+        (["model=3"], "model.backbone"),
+        (["model.planes"], "section.key=value"),
+        (["model.planes=many"], "a whole number"),
+        (["model.planes=1.5"], "a whole number"),
+        (["train.num_workers=true"], "a whole number"),
+        (["model.planes=0"], "at least"),
+        (["model.backbone=vgg"], "se_resnext101_32x4d"),
+        (["model.sfam=1"], "true or false"),
+        (["train.lr=nan"], "a number"),
+        (["train.gamma=a,b"], "train.gamma"),
+        (["random_seed.x=1"], "random_seed"),
+    ],
+)
+def test_bad_overrides_name_what_was_expected(overrides, named):
+    with pytest.raises(ConfigError, match=named) as caught:
+        get_config("m2det_tiny", overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_preset_lists_the_choices():
+    with pytest.raises(ConfigError, match="m2det800_vgg16"):
+        get_config("m2det")
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=list(PRESETS))
+def test_json_round_trip(config):
+    assert from_json(to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"model": 3}', '{"model": {"x": 1}}', '{"train": {"lr": "a"}}']
+)
+def test_damaged_json_is_refused(text):
+    with pytest.raises(ConfigError):
+        from_json(text)
+
+
+def test_missing_json_keys_take_defaults():
+    assert from_json("{}") == Config()
