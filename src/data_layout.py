@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding annotations and images below a data set directory, without ever leaving it."""
+
+import os
+import posixpath
+from dataclasses import dataclass, field
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set
+
+from src.images import SUFFIXES
+from src.records import DataError
+
+MAX_DEPTH = 4
+# Where the images of a split are, when not in a folder of its own name.
+_FOLDERS = {
+    "trainval35k": ("train2014", "val2014", "train2017", "val2017"),
+    "minival": ("val2014", "val2017"),
+    "minival2014": ("val2014", "val2017"),
+    "valminusminival2014": ("val2014", "train2017"),
+    "test-dev2015": ("test2015",),
+    "test-dev2017": ("test2017",),
+}
+_SAME_SPLIT = {
+    "minival": ("minival2014", "val2017"),
+    "minival2014": ("minival", "val2017"),
+    "trainval35k": ("trainval35k2014", "train2017"),
+}
+_TRAIN = ("train2017", "trainval35k", "train2014", "train", "training", "trainval")
+_VAL = ("val2017", "minival2014", "minival", "val2014", "val", "valid", "validation", "dev", "test")
+WHOLE = "all"  # the name of a split that has none
+HOLD_OUT = 10  # every tenth image validates where a data set comes undivided
+
+
+@dataclass
+class Tree:
+    """Regular files by folder; folders are relative to `root` with "/" between, "" is the root."""
+
+    root: str  # absolute
+    files: Dict[str, Set[str]] = field(default_factory=dict)
+    outside: Dict[str, str] = field(
+        default_factory=dict
+    )  # links that leave the root, and their targets
+
+    def find(self, name: str, folders: Iterable[str]) -> Optional[str]:
+        """The relative path of `name` in the first of `folders` that holds it."""
+        head, tail = posixpath.split(name)
+        for folder in folders:
+            parent = posixpath.join(folder, head) if folder and head else folder or head
+            if tail in self.files.get(parent, ()):
+                return posixpath.join(parent, tail)
+        return None
+
+    def path(self, relative: str) -> str:
+        """The absolute path of a relative one."""
+        return os.path.join(self.root, *relative.split("/")) if relative else self.root
+
+    def link_out(self, name: str) -> Optional[str]:
+        """The link that leads `name` out of the root, if that is why it was not found."""
+        for link in self.outside:
+            tail = posixpath.basename(link)
+            if name == tail or name.endswith("/" + tail) or name.startswith(tail + "/"):
+                return link
+        return next(iter(self.outside)) if self.outside else None
+
+
+def scan(root: str, allow_links: bool = False) -> Tree:
+    """The files below `root`, to a depth of four folders; hidden folders are passed over.
+
+    A link that leads out of the root is not followed unless `allow_links`.
+
+    Raises:
+        DataError: no such directory, or it cannot be listed.
+    """
+    root = os.path.abspath(root)
+    if not os.path.isdir(root):
+        raise DataError(f"{root}: no such data set directory")
+    tree, real = Tree(root), os.path.realpath(root)
+    seen: Set[str] = set()
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        resolved = os.path.realpath(tree.path(folder))
+        if resolved in seen:  # a link to a folder above
+            continue
+        seen.add(resolved)
+        names: Set[str] = set()
+        try:
+            with os.scandir(tree.path(folder)) as entries:
+                for entry in entries:
+                    relative = posixpath.join(folder, entry.name) if folder else entry.name
+                    if entry.is_symlink() and not allow_links and not _inside(entry.path, real):
+                        tree.outside[relative] = os.path.realpath(entry.path)
+                    elif entry.is_file():
+                        names.add(entry.name)
+                    elif (
+                        entry.is_dir() and relative.count("/") < MAX_DEPTH and entry.name[0] != "."
+                    ):
+                        pending.append(relative)
+        except OSError as error:
+            raise DataError(f"{tree.path(folder)}: cannot be listed ({error.strerror})") from None
+        tree.files[folder] = names
+    return tree
+
+
+def _inside(path: str, real_root: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.join(real_root, ""))
+
+
+def unsafe_name(name: str) -> str:
+    """Why `name` must not be used as a path below the root, or ""."""
+    if "\0" in name or not name.strip():
+        return "is empty or holds a zero byte"
+    if name.startswith(("/", "\\")) or name[1:3] in (":\\", ":/"):
+        return "is an absolute path"
+    if ".." in name.replace("\\", "/").split("/"):
+        return "leads out of its folder with '..'"
+    return ""
+
+
+def image_folders(tree: Tree, split: str, beside: str) -> List[str]:
+    """Folders to look for the images of `split` in, the likeliest first; `beside` holds the
+    annotations.
+    """
+    named = (split, *_FOLDERS.get(split, ()))
+
+    def rank(folder: str) -> tuple:
+        last = posixpath.basename(folder)
+        if last in named:
+            return (0, named.index(last), folder)
+        near = (beside, "", "images", "JPEGImages")
+        return (1, near.index(folder), folder) if folder in near else (2, 0, folder)
+
+    # Parents count too: a file_name may bring the last part of the folder with it.
+    return sorted(tree.files, key=rank)
+
+
+def image_stems(tree: Tree, folder: str) -> Dict[str, str]:
+    """File name by stem of the images in `folder`."""
+    pairs = (os.path.splitext(name) for name in sorted(tree.files.get(folder, ()), reverse=True))
+    return {stem: stem + suffix for stem, suffix in pairs if suffix.lower() in SUFFIXES}
+
+
+def coco_files(tree: Tree) -> Dict[str, str]:
+    """Annotation file (relative path) by split name."""
+    found: Dict[str, str] = {}
+    for folder in sorted(tree.files, key=lambda name: (name.count("/"), name)):
+        if folder.count("/") > 1:
+            continue
+        # instances_* first: it is COCO's own name for boxes.
+        names = sorted(
+            tree.files[folder], key=lambda name: (not name.startswith("instances_"), name)
+        )
+        for name in names:
+            split = _split_of(name, folder)
+            if split and split not in found:
+                found[split] = posixpath.join(folder, name) if folder else name
+    return found
+
+
+def _split_of(name: str, folder: str) -> str:
+    """The split that the JSON file `name` annotates; "" if its name says that it holds no boxes."""
+    stem, suffix = os.path.splitext(name)
+    other = (
+        "captions_",
+        "person_keypoints_",
+        "panoptic_",
+        "stuff_",
+        "label",
+        "config",
+        "metrics",
+        "detections",
+        ".",
+    )
+    if suffix.lower() != ".json" or stem.lower().startswith(other):
+        return ""
+    for prefix in (
+        "instances_",
+        "image_info_",
+        "annotations_",
+        "annotation_",
+        "coco_",
+        "_annotations",
+    ):
+        if stem.lower().startswith(prefix):
+            stem = stem[len(prefix) :]
+    for ending in ("_annotations.coco", ".coco", "_annotations", "_coco", "_instances"):
+        if stem.lower().endswith(ending):
+            stem = stem[: -len(ending)]
+    if stem.lower() not in (
+        "",
+        "annotations",
+        "annotation",
+        "instances",
+        "coco",
+        "default",
+        "result",
+        "data",
+    ):
+        return stem
+    last = posixpath.basename(folder)
+    return (
+        last if last.lower() not in ("", "annotations", "annotation", "labels", "images") else WHOLE
+    )
+
+
+def choose_split(split: str, available: Mapping[str, object], where: str) -> str:
+    """The name in `available` that `split` stands for; "train" and "val" take what there is.
+
+    Where the data set is one undivided piece, "train" and "val" stay as they are (see `held_out`).
+
+    Raises:
+        DataError: no such split; the message lists those found.
+    """
+    if split in available:
+        return split
+    for name in _SAME_SPLIT.get(split, ()):
+        if name in available:
+            return name
+    for family, names in (("train", _TRAIN), ("val", _VAL)):
+        if split == family:
+            likely = [name for name in names if name in available]
+            likely += sorted(name for name in available if name.startswith(family))
+            if likely:
+                return likely[0]
+            if list(available) == [WHOLE]:
+                return split
+    if not available:
+        raise DataError(f"{where}: no annotations for split {split!r}")
+    raise DataError(f"{where}: no split {split!r}; found {', '.join(sorted(available))}")
+
+
+def held_out(split: str, position: int) -> bool:
+    """Whether image `position` of an undivided data set belongs to `split`, which is train, val or
+    all.
+    """
+    return split == WHOLE or (position % HOLD_OUT == HOLD_OUT - 1) == (split == "val")
+
+
+def first_missing(missing: Sequence[str], total: int, listed_in: str) -> str:
+    """One line about image files that are not there."""
+    return f"{missing[0]}: no such image, listed in {listed_in} ({len(missing)} of {total} missing)"

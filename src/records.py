@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Common data types: an image with its boxes, a data set, and the error all readers raise."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, overload
+
+import numpy as np
+
+MIN_SIDE = 0.01  # pixels; thinner boxes have no area worth encoding
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message is one line naming the file and what was
+    expected.
+    """
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One annotated image.
+
+    Boxes are in pixels of the annotated `width` x `height`, left top right bottom, clipped to the
+    image.
+    """
+
+    image_id: int
+    path: str  # absolute
+    width: int  # as annotated; the file's own size where the annotation gives none
+    height: int
+    boxes_px: np.ndarray  # (G, 4) float32 xyxy
+    labels: np.ndarray  # (G,) int32 in 1..C-1
+    ignore: np.ndarray  # (G,) bool: crowd in COCO, difficult in VOC; never a training positive
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """A split of a data set. Label i stands for `class_names[i - 1]`; background is 0."""
+
+    records: Sequence[ImageRecord]
+    class_names: Tuple[str, ...]  # without background
+    category_ids: Tuple[int, ...]  # COCO category id of each class
+    split: str
+    annotation_path: str  # the JSON file, or the folder of XML files
+    style: str  # "coco" or "voc"
+    dropped: Mapping[str, int] = field(
+        default_factory=dict
+    )  # repaired or dropped annotations, by reason
+    annotated: bool = True  # False for a test split without ground truth
+
+    @property
+    def num_classes(self) -> int:
+        """C, background included."""
+        return len(self.class_names) + 1
+
+    def repairs(self) -> str:
+        """What was dropped or repaired while reading, e.g. "2 zero-area boxes"; empty if nothing
+        was.
+        """
+        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+
+
+class PackedRecords(Sequence[ImageRecord]):
+    """A sequence of `ImageRecord` kept in a handful of arrays; each record is made when it is asked
+    for.
+
+    A list of 118,000 records is a million Python objects, which forked workers copy page by page as
+    they touch reference counts; arrays stay shared.
+    """
+
+    def __init__(self, records: Iterable[ImageRecord]) -> None:
+        rows = list(records)
+        self._ids = np.array([row.image_id for row in rows], np.int64)
+        self._sizes = np.array([(row.width, row.height) for row in rows], np.int64).reshape(-1, 2)
+        self._boxes = _joined([row.boxes_px for row in rows], np.zeros((0, 4), np.float32))
+        self._labels = _joined([row.labels for row in rows], np.zeros(0, np.int32))
+        self._ignore = _joined([row.ignore for row in rows], np.zeros(0, bool))
+        self._box_ends = np.cumsum([0] + [len(row.labels) for row in rows])
+        # surrogateescape: Linux file names are bytes and need not be UTF-8.
+        paths = [row.path.encode("utf-8", "surrogateescape") for row in rows]
+        self._paths = b"".join(paths)
+        self._path_ends = np.cumsum([0] + [len(path) for path in paths])
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> List[ImageRecord]: ...
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        index %= len(self)
+        boxes = slice(self._box_ends[index], self._box_ends[index + 1])
+        path = self._paths[self._path_ends[index] : self._path_ends[index + 1]]
+        width, height = self._sizes[index].tolist()
+        return ImageRecord(
+            int(self._ids[index]),
+            path.decode("utf-8", "surrogateescape"),
+            width,
+            height,
+            self._boxes[boxes],
+            self._labels[boxes],
+            self._ignore[boxes],
+        )
+
+
+def _joined(parts: List[np.ndarray], empty: np.ndarray) -> np.ndarray:
+    return np.concatenate([empty, *parts]).astype(empty.dtype)
+
+
+class Findings:
+    """What a reader met: counts and a few examples by kind.
+
+    Reading for use (`collect=False`) stops with a DataError at the first thing that makes the data
+    set unusable; checking (`collect=True`) notes it too and goes on.
+    """
+
+    def __init__(self, collect: bool = False, examples: int = 5) -> None:
+        self.collect = collect
+        self.counts: Counter = Counter()
+        self.errors: Counter = Counter()
+        self.examples: Dict[str, List[str]] = {}
+        self._most = examples
+
+    def note(self, kind: str, where: str, error: bool = False) -> None:
+        """Something repaired or dropped (or, with `error`, met while checking)."""
+        (self.errors if error else self.counts)[kind] += 1
+        shown = self.examples.setdefault(kind, [])
+        if len(shown) < self._most:
+            shown.append(where)
+
+    def refuse(self, kind: str, message: str) -> None:
+        """Something that makes the data set unusable.
+
+        Raises:
+            DataError: with `message`, unless findings are being collected.
+        """
+        if not self.collect:
+            raise DataError(message)
+        self.note(kind, message, error=True)
+
+    def clip(
+        self, box_xyxy: Sequence[float], size: Tuple[int, int], where: str
+    ) -> Optional[Tuple[float, float, float, float]]:
+        """The box (pixels) clipped to the (width, height) image; None, and a note, if nothing is
+        left.
+        """
+        x1, y1, x2, y2 = box_xyxy
+        if not (isfinite(x1) and isfinite(y1) and isfinite(x2) and isfinite(y2)):
+            self.note("non-finite boxes", where)
+            return None
+        if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
+            self.note("zero-area boxes", where)
+            return None
+        clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(size[0])), min(y2, float(size[1]))
+        if clipped[2] - clipped[0] < MIN_SIDE or clipped[3] - clipped[1] < MIN_SIDE:
+            self.note("boxes outside the image", where)
+            return None
+        # One pixel is the usual difference between 0-based and 1-based tools, and no news.
+        if x1 < -1 or y1 < -1 or x2 > size[0] + 1 or y2 > size[1] + 1:
+            self.note("boxes clipped to the image", where)
+        return clipped
+
+
+def make_record(
+    image_id: int,
+    path: str,
+    size: Tuple[int, int],
+    boxes: Sequence[Tuple[Sequence[float], int, bool]],
+) -> ImageRecord:
+    """A record from rows of (xyxy pixels, label, ignore); `size` is (width, height)."""
+    return ImageRecord(
+        image_id,
+        path,
+        size[0],
+        size[1],
+        np.array([row[0] for row in boxes], np.float32).reshape(-1, 4),
+        np.array([row[1] for row in boxes], np.int32),
+        np.array([row[2] for row in boxes], bool),
+    )

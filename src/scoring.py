@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring detections by the COCO metrics, for COCO and for Pascal VOC data."""
+
+import contextlib
+import io
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+
+from src.records import DataError, DetectionData
+
+COCO_NUMBERS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR_1",
+    "AR_10",
+    "AR_100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+)
+
+
+def coco_results(
+    image_id: int,
+    boxes_px: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    category_ids: Sequence[int],
+) -> List[Dict[str, Any]]:
+    """Detections of one image as entries of a COCO results file.
+
+    Args:
+        boxes_px: (N, 4) xyxy in pixels of the annotated image size.
+        scores: (N,).
+        labels: (N,) in 1..C-1.
+        category_ids: COCO category id of each class, as in `DetectionData`.
+    """
+    return [
+        {
+            "image_id": int(image_id),
+            "category_id": int(category_ids[int(label) - 1]),
+            "bbox": [float(x1), float(y1), float(x2) - float(x1), float(y2) - float(y1)],
+            "score": float(score),
+        }
+        for (x1, y1, x2, y2), score, label in zip(boxes_px, scores, labels)
+    ]
+
+
+def category_ids_for(class_names: Sequence[str], data: DetectionData) -> Tuple[int, ...]:
+    """The category id in `data` of each class a network was trained on, by name.
+
+    Raises:
+        DataError: a class that `data` has not got.
+    """
+    if tuple(class_names) == data.class_names:
+        return data.category_ids
+    known = dict(zip(data.class_names, data.category_ids))
+    missing = [name for name in class_names if name not in known]
+    if missing:
+        raise DataError(
+            f"{data.annotation_path}: has no class {missing[0]!r}, which the network was trained on"
+        )
+    return tuple(known[name] for name in class_names)
+
+
+def evaluate_coco(data: DetectionData, results: Sequence[Mapping[str, Any]]) -> Dict[str, float]:
+    """The 12 COCO numbers of `results` (entries as made by `coco_results`); -1 where there is
+    nothing to find.
+
+    Raises:
+        DataError: `data` has no annotations, or a result is of an image that is not in it.
+    """
+    return score_coco(data, results)[0]
+
+
+def score_coco(
+    data: DetectionData, results: Sequence[Mapping[str, Any]]
+) -> Tuple[Dict[str, float], Dict[str, float]]:
+    """The 12 COCO numbers, and AP by class name (-1 for a class without ground truth).
+
+    Raises:
+        DataError: `data` has no annotations, or a result is of an image that is not in it.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    if not data.annotated:
+        raise DataError(
+            f"{data.annotation_path}: split {data.split} has no annotations to score against"
+        )
+    truth = ground_truth(data)
+    known = {image["id"] for image in truth["images"]}
+    for entry in results:
+        if entry["image_id"] not in known:
+            raise DataError(
+                f"{data.annotation_path}: no image {entry['image_id']}, which was detected on"
+            )
+    found = dict(truth, annotations=_numbered(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        scorer = COCOeval(_coco(truth), _coco(found), "bbox")
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    totals = {name: float(value) for name, value in zip(COCO_NUMBERS, scorer.stats)}
+    # precision: (IoU thresholds, recalls, classes, areas, detection limits); -1 marks no ground
+    # truth.
+    precision = scorer.eval["precision"][:, :, :, 0, -1]
+    by_class = {}
+    for index, category in enumerate(scorer.params.catIds):
+        values = precision[:, :, index]
+        values = values[values > -1]
+        name = data.class_names[data.category_ids.index(category)]
+        by_class[name] = float(values.mean()) if values.size else -1.0
+    return totals, by_class
+
+
+def ground_truth(data: DetectionData) -> Dict[str, Any]:
+    """`data` as the contents of a COCO annotation file.
+
+    For COCO data boxes and areas are read again from the file: areas are those of the
+    segmentations, and float32 or clipped boxes would move the score in its last digits.
+    """
+    images = [
+        {"id": row.image_id, "width": row.width, "height": row.height} for row in data.records
+    ]
+    categories = [
+        {"id": key, "name": name} for key, name in zip(data.category_ids, data.class_names)
+    ]
+    boxes = _coco_truth(data) if data.style == "coco" else _record_truth(data)
+    return {"images": images, "categories": categories, "annotations": boxes}
+
+
+def _record_truth(data: DetectionData) -> List[Dict[str, Any]]:
+    rows: List[Dict[str, Any]] = []
+    for record in data.records:
+        for box, label, ignore in zip(record.boxes_px.tolist(), record.labels, record.ignore):
+            xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            rows.append(
+                {
+                    "image_id": record.image_id,
+                    "category_id": data.category_ids[int(label) - 1],
+                    "bbox": xywh,
+                    "area": xywh[2] * xywh[3],
+                    "iscrowd": int(ignore),
+                    "id": len(rows) + 1,
+                }
+            )
+    return rows
+
+
+def _coco_truth(data: DetectionData) -> List[Dict[str, Any]]:
+    from src.coco_utils import raw_boxes, read_json
+    from src.records import Findings
+
+    sizes = {record.image_id: (record.width, record.height) for record in data.records}
+    findings = Findings()
+    rows: List[Dict[str, Any]] = []
+    for raw in raw_boxes(read_json(data.annotation_path), findings, set(data.category_ids)):
+        x, y, w, h = raw.bbox_xywh
+        if raw.image_id in sizes and findings.clip((x, y, x + w, y + h), sizes[raw.image_id], ""):
+            rows.append(
+                {
+                    "image_id": raw.image_id,
+                    "category_id": raw.category_id,
+                    "bbox": list(raw.bbox_xywh),
+                    "area": raw.area,
+                    "iscrowd": int(raw.crowd),
+                    "id": len(rows) + 1,
+                }
+            )
+    return rows
+
+
+def _numbered(results: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    """Results as annotations: pycocotools' own loader fails on an empty list."""
+    return [
+        {**entry, "id": number, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+        for number, entry in enumerate(results, 1)
+    ]
+
+
+def _coco(content: Dict[str, Any]) -> Any:
+    from pycocotools.coco import COCO
+
+    coco = COCO()
+    coco.dataset = content
+    coco.createIndex()
+    return coco

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SSD augmentation as pure functions of (image, boxes, labels, rng).
+
+Images are (H, W, 3) uint8 BGR, boxes (G, 4) float32 xyxy in pixels of the image handed in, labels
+(G,). All randomness comes from the `numpy.random.Generator` passed in, and no argument is changed.
+Ranges: Liu et al., SSD (ECCV 2016), section 2.2 and its released code; probabilities as in the
+official M2Det code.
+"""
+
+from typing import Sequence, Tuple
+
+import cv2
+import numpy as np
+
+BRIGHTNESS = 32.0  # added, either way
+CONTRAST = (0.5, 1.5)
+SATURATION = (0.5, 1.5)
+HUE = 18  # of OpenCV's 180 steps, either way
+EXPAND_PROBABILITY = 0.6  # 0.5 in SSD
+EXPAND_SIDE = (1.0, 4.0)
+ASPECT = (0.5, 2.0)  # of a crop or a canvas, relative to the image
+CROP_SIDE = (0.3, 1.0)
+CROP_TRIALS = 50
+CROP_MODES = (
+    None,
+    0.1,
+    0.3,
+    0.5,
+    0.7,
+    0.9,
+    0.0,
+)  # least IoU with every box; None leaves the image whole
+SMALLEST_SIDE = 0.01  # of the image; smaller boxes are not trained on
+INTERPOLATIONS = (
+    cv2.INTER_LINEAR,
+    cv2.INTER_CUBIC,
+    cv2.INTER_AREA,
+    cv2.INTER_NEAREST,
+    cv2.INTER_LANCZOS4,
+)
+
+Sample = Tuple[np.ndarray, np.ndarray, np.ndarray]  # image, boxes, labels
+
+
+def distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, hue and saturation, each with probability 1/2.
+
+    Every step maps one 8-bit value to another, so each pair is one look-up table.
+    """
+    levels = np.arange(256, dtype=np.float32)
+    if rng.random() < 0.5:
+        levels = np.clip(levels + rng.uniform(-BRIGHTNESS, BRIGHTNESS), 0, 255)
+    if rng.random() < 0.5:
+        levels = np.clip(levels * rng.uniform(*CONTRAST), 0, 255)
+    image = cv2.LUT(image, levels.astype(np.uint8))
+    hue = int(rng.integers(-HUE, HUE + 1)) if rng.random() < 0.5 else 0
+    saturation = rng.uniform(*SATURATION) if rng.random() < 0.5 else 1.0
+    if hue == 0 and saturation == 1.0:
+        return image
+    table = np.empty((1, 256, 3), np.uint8)
+    table[0, :, 0] = (np.arange(256) + hue) % 180
+    table[0, :, 1] = np.clip(np.arange(256) * saturation, 0, 255)
+    table[0, :, 2] = np.arange(256)
+    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table), cv2.COLOR_HSV2BGR)
+
+
+def crop(
+    image: np.ndarray, boxes_px: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> Sample:
+    """A random crop whose IoU with *every* box reaches a random limit, or the whole image.
+
+    Boxes whose centre is inside are kept and clipped. As in the official code the limit holds for
+    all boxes; in the SSD paper one is enough. The image returned is a view.
+    """
+    height, width = image.shape[:2]
+    if not len(boxes_px):
+        return image, boxes_px, labels
+    while True:
+        limit = CROP_MODES[rng.integers(len(CROP_MODES))]
+        if limit is None:
+            return image, boxes_px, labels
+        windows = _windows(width, height, rng)
+        centres = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2
+        inside = (windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])
+        inside = inside.all(axis=2)
+        good = inside.any(axis=1)
+        if limit > 0:
+            good &= (_iou(windows, boxes_px) >= limit).all(axis=1)
+        if good.any():
+            first = int(good.argmax())
+            left, top, right, bottom = windows[first].tolist()
+            keep = inside[first]
+            low, high = _point(left, top), _point(right, bottom)
+            kept = boxes_px[keep].reshape(-1, 2, 2)
+            kept = (np.clip(kept, low, high) - low).reshape(-1, 4).astype(np.float32)
+            return image[top:bottom, left:right], kept, labels[keep]
+
+
+def _windows(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+    """(CROP_TRIALS, 4) candidate crops, xyxy whole pixels inside the image."""
+    scale = rng.uniform(*CROP_SIDE, CROP_TRIALS)
+    # Both sides stay within the image: scale * ratio <= 1 and scale / ratio <= 1.
+    ratio = np.sqrt(
+        rng.uniform(np.maximum(ASPECT[0], scale**2), np.minimum(ASPECT[1], 1 / scale**2))
+    )
+    w = np.clip((scale * ratio * width).astype(np.int64), 1, width)
+    h = np.clip((scale / ratio * height).astype(np.int64), 1, height)
+    left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+    return np.stack([left, top, left + w, top + h], axis=1)
+
+
+def _iou(windows: np.ndarray, boxes_px: np.ndarray) -> np.ndarray:
+    """(K, 4), (G, 4) -> (K, G)."""
+    low = np.maximum(windows[:, None, :2], boxes_px[:, :2])
+    high = np.minimum(windows[:, None, 2:], boxes_px[:, 2:])
+    inter = np.clip(high - low, 0, None).prod(axis=2)
+    areas = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(axis=1)
+    return inter / ((windows[:, 2:] - windows[:, :2]).prod(axis=1)[:, None] + areas - inter)
+
+
+def canvas(
+    width: int, height: int, rng: np.random.Generator, probability: float = EXPAND_PROBABILITY
+) -> Tuple[int, int, int, int]:
+    """A canvas to put a width x height image on: (canvas width, canvas height, left, top), whole
+    pixels.
+
+    With `probability` up to four times as long in each mean side, of aspect 1/2 to 2; else the
+    image itself.
+    """
+    if rng.random() >= probability:
+        return width, height, 0, 0
+    while True:
+        scale = rng.uniform(*EXPAND_SIDE)
+        ratio = np.sqrt(rng.uniform(max(ASPECT[0], 1 / scale**2), min(ASPECT[1], scale**2)))
+        if scale * ratio < 1 or scale / ratio < 1:
+            continue
+        wide, high = int(scale * ratio * width), int(scale / ratio * height)
+        left, top = rng.integers(0, wide - width + 1), rng.integers(0, high - height + 1)
+        return wide, high, int(left), int(top)
+
+
+def spot(
+    on_canvas: Tuple[int, int, int, int], width: int, height: int, size: int
+) -> Tuple[int, int, int, int]:
+    """Where a width x height image on its canvas lies once the canvas is size x size: xyxy whole
+    pixels.
+
+    Resizing the image into this place is all that is needed: at four times the sides, filling and
+    shrinking the whole canvas would be 16 times the work.
+    """
+    wide, high, left, top = on_canvas
+    x1, x2 = _rounded(left, width, size / wide, size)
+    y1, y2 = _rounded(top, height, size / high, size)
+    return x1, y1, x2, y2
+
+
+def _point(x: float, y: float) -> np.ndarray:
+    return np.array([x, y], np.float32)
+
+
+def _rounded(start: int, length: int, scale: float, size: int) -> Tuple[int, int]:
+    """First and last pixel of a stretch on a canvas of `size` pixels, at least one long."""
+    low = min(round(start * scale), size - 1)
+    return low, min(max(round((start + length) * scale), low + 1), size)
+
+
+def mirror(
+    image: np.ndarray, boxes_px: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> Sample:
+    """Left and right exchanged, with probability 1/2."""
+    if rng.random() < 0.5:
+        return image, boxes_px, labels
+    flipped = boxes_px.copy()
+    flipped[:, [0, 2]] = image.shape[1] - boxes_px[:, [2, 0]]
+    return cv2.flip(image, 1), flipped, labels
+
+
+def resize(
+    image: np.ndarray,
+    boxes_px: np.ndarray,
+    size: Tuple[int, int],
+    interpolation: int = cv2.INTER_LINEAR,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Squashed to `size` = (width, height), with the boxes in the new pixels."""
+    height, width = image.shape[:2]
+    scale = np.tile(_point(size[0] / width, size[1] / height), 2)
+    return cv2.resize(image, size, interpolation=interpolation), boxes_px * scale
+
+
+def paste(
+    image: np.ndarray,
+    boxes_px: np.ndarray,
+    at_px: Tuple[int, int],
+    size: int,
+    fill_bgr: Sequence[float],
+) -> Tuple[np.ndarray, np.ndarray]:
+    """The image with its left top corner `at_px` on a size x size ground of one colour."""
+    height, width = image.shape[:2]
+    if (width, height) == (size, size):
+        return image, boxes_px
+    out = np.empty((size, size, 3), np.uint8)
+    out[:] = np.round(fill_bgr).astype(np.uint8)
+    out[at_px[1] : at_px[1] + height, at_px[0] : at_px[0] + width] = image
+    return out, boxes_px + np.tile(_point(*at_px), 2)
+
+
+def augment(
+    image: np.ndarray,
+    boxes_px: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    size: int,
+    mean_bgr: Sequence[float],
+    random_interpolation: bool = False,
+) -> Sample:
+    """Crop, resize onto an expanded canvas, distort and mirror: a (size, size, 3) training image.
+
+    The official order is crop, distort, expand, mirror, resize; distorting after the crop was
+    resized is the same up to rounding and less work. Boxes shorter than 1/100 of the image are
+    dropped; if none is left of some, the image is used as it is.
+    """
+    interpolation = cv2.INTER_LINEAR
+    if random_interpolation:
+        interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
+    cropped, boxes, kept = crop(image, boxes_px, labels, rng)
+    on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng)
+    x1, y1, x2, y2 = spot(on_canvas, cropped.shape[1], cropped.shape[0], size)
+    small, boxes = resize(cropped, boxes, (x2 - x1, y2 - y1), interpolation)
+    large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) > SMALLEST_SIDE * size
+    if len(boxes_px) and not large.any():
+        return (*resize(image, boxes_px, (size, size), interpolation), labels)
+    small, boxes = paste(distort(small, rng), boxes[large], (x1, y1), size, mean_bgr)
+    return mirror(small, boxes, kept[large], rng)
+
+
+def to_input(image: np.ndarray, mean_bgr: Sequence[float]) -> np.ndarray:
+    """(S, S, 3) uint8 BGR to the network's (3, S, S) float32, mean subtracted."""
+    out = np.empty((3, *image.shape[:2]), np.float32)
+    for channel, mean in enumerate(mean_bgr):
+        np.subtract(image[:, :, channel], np.float32(mean), out=out[channel])
+    return out

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data pipeline: order, sharding, workers, unreadable images."""
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from src import dataset
+from src.box_utils import decode
+from src.records import DataError, DetectionData, make_record
+
+MEAN = (104.0, 117.0, 123.0)
+SIZE = 64
+
+
+def grid_priors():
+    """8 x 8 cells of one prior a quarter of the image wide."""
+    centres = (np.arange(8) + 0.5) / 8
+    y, x = np.meshgrid(centres, centres, indexing="ij")
+    side = np.full(64, 0.25)
+    return np.stack([x.ravel(), y.ravel(), side, side], axis=1).astype(np.float32)
+
+
+def make_data(folder: Path, count: int = 7, broken=()):
+    """Images of one flat colour each, so that a batch shows which image it came from."""
+    records = []
+    for i in range(count):
+        path = folder / f"{i}.png"
+        if i in broken:
+            path.write_bytes(b"\xff\xd8\xff\xe0 not an image")
+        else:
+            cv2.imwrite(str(path), np.full((48, 60, 3), 20 + 10 * i, np.uint8))
+        boxes = [((10, 8, 40, 30), 1 + i % 2, False), ((0, 0, 60, 48), 1, True)]
+        # Image 1 has no boxes at all, image 2 only a crowd.
+        boxes = {1: [], 2: boxes[1:]}.get(i, boxes)
+        records.append(make_record(100 + i, str(path), (60, 48), boxes))
+    return DetectionData(records, ("a", "b"), (1, 2), "train", str(folder), "coco")
+
+
+def stream(data, **changes):
+    options = {
+        "input_size": SIZE,
+        "mean_bgr": MEAN,
+        "batch_size": 2,
+        "total_steps": 14,
+        "seed": 5,
+        **changes,
+    }
+    return dataset.SampleStream(data, grid_priors(), **options)
+
+
+def indices(source):
+    return [int(source[i][3]) for i in range(len(source))]
+
+
+def test_every_image_once_an_epoch_over_all_ranks(tmp_path):
+    data = make_data(tmp_path)
+    ranks = [indices(stream(data, rank=r, world_size=2, total_steps=7)) for r in range(2)]
+    # Steps interleave: rank 0's batch, then rank 1's, make up the job's order.
+    job = [i for step in range(7) for r in range(2) for i in ranks[r][2 * step : 2 * step + 2]]
+    epochs = [job[k : k + 7] for k in range(0, 28, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_without_a_seed_images_come_in_their_order(tmp_path):
+    assert indices(stream(make_data(tmp_path), seed=None, total_steps=7)) == list(range(7)) * 2
+
+
+def test_resuming_continues_the_order(tmp_path):
+    data = make_data(tmp_path)
+    whole = stream(data)
+    rest = stream(data, start_step=5)
+    assert len(rest) == 18
+    for i in range(len(rest)):
+        for a, b in zip(rest[i], whole[10 + i]):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_epochs_and_seeds_differ_and_the_same_seed_does_not(tmp_path):
+    data = make_data(tmp_path, count=1)
+    a, b, c = stream(data), stream(data), stream(data, seed=6)
+    np.testing.assert_array_equal(a[0][0], b[0][0])
+    assert any(not np.array_equal(a[0][0], a[i][0]) for i in range(1, 4))
+    assert any(not np.array_equal(a[i][0], c[i][0]) for i in range(4))
+
+
+def test_targets_are_the_boxes_of_the_image(tmp_path):
+    """Decoded targets lie in [0, 1], labels are those of the record, crowds are never positive."""
+    source = stream(make_data(tmp_path), total_steps=28)
+    for number in range(len(source)):
+        image, loc, label, index = source[number]
+        assert image.shape == (3, SIZE, SIZE)
+        assert image.dtype == loc.dtype == np.float32
+        assert label.dtype == np.int32
+        positive = label > 0
+        if index in (1, 2):
+            assert not positive.any()
+        else:
+            assert set(label[positive]) == {1 + index % 2}
+            boxes = decode(loc, grid_priors())[positive]
+            assert boxes.min() > -1e-5
+            assert boxes.max() < 1 + 1e-5
+            assert np.ptp(boxes, axis=0).max() < 1e-5  # one box
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pipeline_gives_the_stream_for_any_number_of_workers(tmp_path, workers):
+    data = make_data(tmp_path)
+    options = {"input_size": SIZE, "mean_bgr": MEAN, "batch_size": 3, "total_steps": 5, "seed": 1}
+    pipeline = dataset.build_train_dataset(data, grid_priors(), num_workers=workers, **options)
+    source = dataset.SampleStream(data, grid_priors(), **options)
+    steps = 0
+    for step, batch in enumerate(dataset.batches(pipeline)):
+        for column in range(4):
+            expected = np.stack([source[3 * step + i][column] for i in range(3)])
+            np.testing.assert_array_equal(batch[column], expected)
+            assert batch[column].dtype == expected.dtype
+        steps += 1
+    assert steps == 5
+
+
+def test_an_unreadable_image_is_reported_once_and_replaced(tmp_path, caplog):
+    data = make_data(tmp_path, broken=(3,))
+    source = stream(data, seed=None)
+    with caplog.at_level(logging.WARNING):
+        seen = indices(source)
+    # In the order 0 1 2 3 4 ..., number 3 is replaced by the next, 4.
+    assert seen == [0, 1, 2, 4, 4, 5, 6] * 4
+    assert [record.getMessage() for record in caplog.records if "3.png" in record.getMessage()]
+    assert len(caplog.records) == 1
+    assert source.reader.unreadable == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_strict_stops_at_an_unreadable_image_in_one_line(tmp_path, workers):
+    data = make_data(tmp_path, broken=(3,))
+    pipeline = dataset.build_train_dataset(
+        data,
+        grid_priors(),
+        input_size=SIZE,
+        mean_bgr=MEAN,
+        batch_size=2,
+        total_steps=7,
+        num_workers=workers,
+        strict=True,
+    )
+    with pytest.raises(DataError, match=r"3\.png") as caught:
+        list(dataset.batches(pipeline))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_readable_image_at_all_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="none of the 2 images"):
+        stream(make_data(tmp_path, count=2, broken=(0, 1)))[0]
+
+
+def test_no_images_at_all_is_an_error(tmp_path):
+    data = DetectionData([], ("a",), (1,), "train", "x.json", "coco")
+    with pytest.raises(DataError, match="no images"):
+        stream(data)
+    with pytest.raises(DataError, match="no images"):
+        dataset.build_eval_dataset(data, input_size=SIZE, mean_bgr=MEAN, batch_size=2)
+
+
+def test_evaluation_covers_each_image_once_over_ranks_with_padding_marked(tmp_path):
+    data = make_data(tmp_path, broken=(4,))
+    seen = []
+    for rank in range(2):
+        pipeline = dataset.build_eval_dataset(
+            data, input_size=SIZE, mean_bgr=MEAN, batch_size=3, rank=rank, world_size=2
+        )
+        for image, index in dataset.batches(pipeline):
+            assert image.shape == (3, 3, SIZE, SIZE)
+            for one, i in zip(image, index):
+                # Image i is of the flat colour 20 + 10 i.
+                expected = [20 + 10 * i - mean for mean in MEAN] if i >= 0 else [0, 0, 0]
+                np.testing.assert_allclose(one.mean(axis=(1, 2)), expected, atol=1e-3)
+            seen += [int(i) for i in index]
+    assert sorted(seen) == [-1, -1, -1, 0, 1, 2, 3, 5, 6]
+
+
+def test_a_file_of_another_size_than_annotated_scales_its_boxes(tmp_path):
+    record = make_record(1, str(tmp_path / "x.png"), (60, 48), [((10, 8, 40, 30), 1, False)])
+    boxes, labels = dataset.training_boxes(record, np.zeros((96, 60, 3), np.uint8))
+    np.testing.assert_allclose(boxes, [[10, 16, 40, 60]])
+    assert labels.tolist() == [1]
+
+
+def test_no_more_workers_than_cores():
+    assert dataset.usable_workers(0) == 1
+    assert dataset.usable_workers(10_000) <= 10_000
+    assert dataset.usable_workers(1) == 1
