@@ -11,19 +11,25 @@ from typing import Tuple, Union
 import numpy as np
 
 VARIANCES = (0.1, 0.2)  # of centre and size, as in SSD (Liu et al., 2016)
-_SLACK = (
-    1e-4  # relative, far above float32 rounding: keeps borderline priors inside a searched range
-)
+_SLACK = 1e-4  # relative, far above float32 rounding: keeps borderline priors in a search
+_MOST_PAIRS = 1 << 16  # overlaps computed at a time, about 5 MB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedPriors:
-    """What `match` needs of the priors, whatever the image; made by `prepare_priors`."""
+    """What `match` needs of the priors, whatever the image; made by `prepare_priors`.
+
+    Priors are grouped into K octaves of area. `table`, `order` and `keys` hold all of them twice:
+    sorted within each octave by the centre's x, then by its y.
+    """
 
     cxcywh: np.ndarray  # (P, 4) float32, in the order given
-    corners: np.ndarray  # (4, P) float32: x1, y1, x2, y2, sorted by area
-    areas: np.ndarray  # (P,) float32, ascending
-    order: np.ndarray  # (P,) int64, original index of each sorted prior
+    table: np.ndarray  # (5, 2P) float32: x1, y1, x2, y2, area
+    order: np.ndarray  # (2P,) int64: original index
+    keys: np.ndarray  # (2, P) float64, ascending: octave x stride + centre - origin
+    origin: np.ndarray  # (2,) float64: least centre
+    stride: float
+    areas: np.ndarray  # (2, K) float32: least and greatest area of each octave
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: np.ndarray) -> np.ndarray:
@@ -89,7 +95,7 @@ def decode(loc: np.ndarray, priors: np.ndarray) -> np.ndarray:
 
 
 def prepare_priors(priors: np.ndarray) -> PreparedPriors:
-    """Corners and areas of (P, 4) `cxcywh` priors, sorted by area; made once for many images.
+    """Sorts (P, 4) `cxcywh` priors for `match`; made once for many images.
 
     Raises:
         ValueError: no priors, another shape, or values that are not finite.
@@ -99,10 +105,24 @@ def prepare_priors(priors: np.ndarray) -> PreparedPriors:
         raise ValueError(f"priors must have shape (P, 4) with P > 0, not {priors.shape}")
     if not np.isfinite(priors).all():
         raise ValueError("priors contain NaN or infinite values")
-    corners = cxcywh_to_xyxy(priors).T
-    areas = (corners[2] - corners[0]) * (corners[3] - corners[1])
-    order = np.argsort(areas, kind="stable")
-    return PreparedPriors(priors, np.ascontiguousarray(corners[:, order]), areas[order], order)
+    x1, y1, x2, y2 = cxcywh_to_xyxy(priors).T
+    area = (x2 - x1) * (y2 - y1)
+    exponent = np.frexp(area)[1]
+    exponent -= exponent.min()
+    members = np.bincount(exponent)
+    octave = (np.cumsum(members > 0) - 1)[exponent]
+    centre = priors[:, :2].T.astype(np.float64)
+    origin = centre.min(axis=1)
+    stride = 2 * float((centre.max(axis=1) - origin).max()) + 1
+    keys = octave * stride + centre - origin[:, None]
+    order = np.argsort(keys, axis=1, kind="stable")  # fast on the runs that rows of cells are
+    keys = np.take_along_axis(keys, order, axis=1)
+    table = np.stack([column.take(order.ravel()) for column in (x1, y1, x2, y2, area)])
+    members = members[members > 0]
+    begins = np.cumsum(members) - members
+    sorted_area = table[4, : len(area)]
+    areas = np.stack([ufunc.reduceat(sorted_area, begins) for ufunc in (np.minimum, np.maximum)])
+    return PreparedPriors(priors, table, order.ravel(), keys, origin, stride, areas)
 
 
 def match(
@@ -153,8 +173,10 @@ def _check_truths(boxes_xyxy: np.ndarray, labels: np.ndarray) -> Tuple[np.ndarra
         raise ValueError(
             f"labels must have shape ({len(boxes)},) like the boxes, not {labels.shape}"
         )
-    # not (a < b), as NaN fails the comparison and is caught with the empty boxes
-    bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3]))
+    with np.errstate(invalid="ignore"):
+        size = boxes[:, 2:] - boxes[:, :2]
+        usable = (size > 0).all(axis=1) & (size.prod(axis=1) > 0)
+    bad = ~(usable & np.isfinite(boxes).all(axis=1))
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(f"box {row} is not finite or has no area: {boxes[row].tolist()}")
@@ -166,55 +188,98 @@ def _check_truths(boxes_xyxy: np.ndarray, labels: np.ndarray) -> Tuple[np.ndarra
 
 
 def _assign(boxes: np.ndarray, priors: PreparedPriors, threshold: float) -> np.ndarray:
-    """(P,) int64: the ground truth of each prior, -1 for none.
+    """(P,) int64: the ground truth of each prior, -1 for none."""
+    reach = np.full(len(boxes), float(threshold))
+    top, forced, (prior, row, iou) = _search(boxes, priors, reach, threshold)
+    # a box that reaches the threshold nowhere still needs its best prior: look wider and wider
+    missed = np.flatnonzero(top < reach)
+    while len(missed):
+        reach = np.maximum(top, reach / 2)[top < reach]
+        reach[reach < 1e-3] = 0  # everywhere
+        top, forced[missed], _ = _search(boxes[missed], priors, reach, threshold)
+        missed = missed[top < reach]
+    owner = np.full(len(priors.cxcywh), -1, np.int64)
+    # of several values set for one prior the last stays: greatest IoU, then the first box
+    order = np.lexsort((-row, iou))
+    owner[prior[order]] = row[order]
+    owner[forced] = np.arange(len(boxes))
+    return owner
 
-    IoU cannot exceed the ratio of the areas, so only priors whose area is within that ratio of
-    the box's can reach the threshold, and they lie together once sorted. Where none reaches it,
-    the best IoU found bounds a second, wider search for the best prior.
+
+def _search(
+    boxes: np.ndarray, priors: PreparedPriors, reach: np.ndarray, threshold: float
+) -> Tuple[np.ndarray, np.ndarray, Tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Overlaps of (G, 4) boxes with all priors that can have an IoU of their `reach` (G,).
+
+    Returns:
+        (G,) float32 best IoU, (G,) int64 its first prior, both meaningless below `reach`; and
+        prior, box and IoU of the pairs that attain `threshold`.
     """
-    count = len(priors.areas)
-    best = np.full(count, -1, np.float32)
-    owner = np.full(count, -1, np.int64)
-    forced = np.empty(len(boxes), np.int64)
-    scratch = np.empty((2, count), np.float32)
-    for row, box in enumerate(boxes):
-        start, iou = _iou_in_range(box, priors, threshold, scratch)
-        top = iou.max(initial=0)
-        if top < threshold:
-            start, iou = _iou_in_range(box, priors, top, scratch)
-            top = iou.max(initial=0)
-        forced[row] = priors.order[start + np.flatnonzero(iou == top)].min()
+    starts, counts = _runs(boxes, priors, reach)
+    total = counts.sum(axis=1)
+    top, best = np.zeros(len(boxes), np.float32), np.zeros(len(boxes), np.int64)
+    pairs = [(best[:0], best[:0], top[:0])]
+    full = np.cumsum(total) // _MOST_PAIRS
+    for rows in np.split(np.arange(len(boxes)), np.flatnonzero(np.diff(full)) + 1):
+        rows = rows[total[rows] > 0]
+        if not len(rows):
+            continue
+        prior, iou = _overlaps(boxes[rows], priors, starts[rows], counts[rows])
+        begin = np.cumsum(total[rows]) - total[rows]
+        top[rows] = np.maximum.reduceat(iou, begin)
+        ties = np.flatnonzero(iou == np.repeat(top[rows], total[rows]))
+        best[rows] = np.minimum.reduceat(prior[ties], np.searchsorted(ties, begin))
         near = np.flatnonzero(iou >= threshold)
-        better = near[iou[near] > best[start + near]] + start
-        best[better] = iou[better - start]
-        owner[better] = row
-    result = np.full(count, -1, np.int64)
-    result[priors.order] = owner
-    for row, prior in enumerate(forced):  # in order: of two claims the later stands
-        result[prior] = row
-    return result
+        owners = rows[np.searchsorted(begin, near, side="right") - 1]
+        pairs.append((prior[near], owners, iou[near]))
+    prior, row, near_iou = (np.concatenate(column) for column in zip(*pairs))
+    return top, best, (prior, row, near_iou)
 
 
-def _iou_in_range(
-    box: np.ndarray, priors: PreparedPriors, ratio: float, scratch: np.ndarray
-) -> Tuple[int, np.ndarray]:
-    """IoU of a box with the sorted priors whose area allows `ratio`: first position, values."""
-    left, top, right, bottom = box
-    area = (right - left) * (bottom - top)
-    start, stop = 0, len(priors.areas)
-    if ratio > 0:
-        bounds = (area * ratio * (1 - _SLACK), area / ratio * (1 + _SLACK))
-        start, stop = np.searchsorted(priors.areas, np.asarray(bounds, np.float32))
-    x1, y1, x2, y2 = priors.corners[:, start:stop]
-    inter, work = scratch[:, : stop - start]
-    np.minimum(x2, right, out=inter)
-    inter -= np.maximum(x1, left, out=work)
-    np.maximum(inter, 0, out=inter)
-    height = np.minimum(y2, bottom)
-    height -= np.maximum(y1, top, out=work)
-    inter *= np.maximum(height, 0, out=height)
+def _runs(
+    boxes: np.ndarray, priors: PreparedPriors, reach: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Where in `priors.table` an IoU of `reach` is possible: (G, K) starts and lengths of runs.
+
+    IoU r needs areas within a factor r of each other. It needs the shared width to be r times the
+    greater width, so centres lie within max(1 - r, (1 / r - 1) / 2) box widths; heights likewise.
+    """
+    size = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
+    area = size.prod(axis=1, keepdims=True)
+    middle = (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2 - priors.origin
+    count, extent = len(priors.cxcywh), (priors.stride - 1) / 2
+    reach = np.maximum(reach, 0)[:, None]
+    fits = (priors.areas[1] >= area * reach * (1 - _SLACK)) & (
+        priors.areas[0] * reach <= area * (1 + _SLACK)
+    )
+    with np.errstate(divide="ignore"):  # no reach: an infinite window, so every prior
+        window = size * np.maximum(1 - reach, (1 / reach - 1) / 2) * (1 + _SLACK)
+    window += _SLACK * 1e-2 * extent
+    octaves = np.arange(priors.areas.shape[1]) * priors.stride
+    starts, counts = [], []
+    for axis in (0, 1):
+        low = np.clip(middle[:, axis] - window[:, axis], 0, extent)[:, None] + octaves
+        high = np.clip(middle[:, axis] + window[:, axis], 0, extent)[:, None] + octaves
+        first = np.searchsorted(priors.keys[axis], low)
+        last = np.searchsorted(priors.keys[axis], high, side="right")
+        starts.append(first + axis * count)
+        counts.append(np.where(fits, last - first, 0))
+    use_y = (counts[1].sum(axis=1) < counts[0].sum(axis=1))[:, None]
+    return np.where(use_y, starts[1], starts[0]), np.where(use_y, counts[1], counts[0])
+
+
+def _overlaps(
+    boxes: np.ndarray, priors: PreparedPriors, starts: np.ndarray, counts: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Original prior index and IoU of every pair in the runs, box by box."""
+    lengths = counts.ravel()
+    ends = np.cumsum(lengths)
+    at = np.arange(ends[-1]) + np.repeat(starts.ravel() - ends + lengths, lengths)
+    x1, y1, x2, y2, area = (column.take(at) for column in priors.table)
+    total = counts.sum(axis=1)
+    left, top, right, bottom = (np.repeat(column, total) for column in boxes.T)
+    own = np.repeat((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), total)
     # the official order of operations, so that thresholds and ties fall alike in float32
-    union = np.add(priors.areas[start:stop], area, out=work)
-    union -= inter
-    inter /= union
-    return int(start), inter
+    inter = np.maximum(np.minimum(right, x2) - np.maximum(left, x1), 0)
+    inter *= np.maximum(np.minimum(bottom, y2) - np.maximum(top, y1), 0)
+    return priors.order.take(at), inter / (own + area - inter)

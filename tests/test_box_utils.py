@@ -116,6 +116,27 @@ def test_match_against_loops(seed, threshold):
     assert not loc[got == 0].any()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_match_with_priors_of_no_order(seed):
+    rng = np.random.default_rng(seed)
+    size = 10 ** rng.uniform(-2, 2.5, (150, 2))  # in pixels, some empty
+    size[::40] = 0
+    priors = np.concatenate([rng.uniform(0, 300, (150, 2)), size], 1).astype(np.float32)
+    boxes = random_boxes(rng, 15) * np.float32(300)
+    labels = np.arange(1, 16)
+    expected, _ = naive_labels(boxes, labels, priors, 0.4)
+    np.testing.assert_array_equal(box_utils.match(boxes, labels, priors, 0.4)[1], expected)
+
+
+def test_match_in_pieces_is_the_same(monkeypatch):
+    rng = np.random.default_rng(1)
+    boxes, labels = random_boxes(rng, 12), np.arange(1, 13)
+    whole = box_utils.match(boxes, labels, grid_priors())
+    monkeypatch.setattr(box_utils, "_MOST_PAIRS", 100)
+    for one, other in zip(whole, box_utils.match(boxes, labels, grid_priors())):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_boxes_far_smaller_than_every_prior_keep_one_each():
     priors = grid_priors()
     boxes = np.array(
@@ -173,6 +194,9 @@ def test_prepared_priors_give_the_same():
         ([[0.1, 0.5, 0.2, 0.2]], [1], "box 0 .* no area"),
         ([[0.1, np.nan, 0.2, 0.2]], [1], "box 0 is not finite"),
         ([[0.1, 0.1, np.inf, 0.2]], [1], "box 0 is not finite"),
+        ([[-np.inf, 0.1, np.inf, 0.2]], [1], "box 0 is not finite"),
+        ([[np.inf, 0.1, np.inf, 0.2]], [1], "box 0 is not finite"),
+        ([[0, 0, 1e-30, 1e-30]], [1], "no area"),
         ([[0.1, 0.1, 0.2]], [1], r"shape \(G, 4\), not \(1, 3\)"),
         ([[0.1, 0.1, 0.2, 0.2]], [1, 2], r"shape \(1,\) like the boxes, not \(2,\)"),
         ([[0.1, 0.1, 0.2, 0.2]], [0], "label 0 is 0"),
