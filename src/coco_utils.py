@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading detection data sets: COCO in any of its layouts, Pascal VOC through `src.voc_utils`."""
 
-import json
-import math
+import logging
 import os
 import posixpath
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Any, Container, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from src.coco_json import brief, entries_of, raw_boxes, read_json, whole
 from src.data_layout import (
     WHOLE,
     Tree,
     choose_split,
     coco_files,
-    first_missing,
     held_out,
     image_folders,
+    report_missing,
     scan,
     unsafe_name,
 )
@@ -35,16 +34,7 @@ __all__ = [
     "score_coco",
 ]
 
-
-@dataclass(frozen=True)
-class RawBox:
-    """One annotation as it stands in the file, checked for type but not clipped."""
-
-    image_id: int
-    category_id: int
-    bbox_xywh: Tuple[float, float, float, float]  # pixels
-    area: float  # pixels; the segmentation's where the file gives one
-    crowd: bool
+logger = logging.getLogger(__name__)
 
 
 def load_data(
@@ -66,7 +56,13 @@ def load_data(
             sense.
     """
     tree = scan(root, allow_links)
-    findings = findings if findings is not None else Findings()
+    data = _load(tree, split, findings if findings is not None else Findings())
+    if data.dropped and findings is None:
+        logger.warning("%s, %s: %s", data.annotation_path, data.split, data.repairs())
+    return data
+
+
+def _load(tree: Tree, split: str, findings: Findings) -> DetectionData:
     available = coco_files(tree)
     # A stray JSON file beside a folder of XML files does not make it COCO.
     named = any("instances_" in path or "annotations." in path for path in available.values())
@@ -82,55 +78,21 @@ def load_data(
     )
 
 
-def read_json(path: str) -> Dict[str, Any]:
-    """The JSON object in the file at `path`, in UTF-8, 16 or 32.
-
-    Raises:
-        DataError: unreadable, not JSON, or not an object.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = json.loads(file.read())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except RecursionError:
-        raise DataError(f"{path}: not a COCO annotation file (nested too deeply)") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({str(error)[:80]})") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a JSON object with images, annotations and categories")
-    return content
-
-
 def _load_coco(tree: Tree, split: str, relative: str, findings: Findings) -> DetectionData:
     path = tree.path(relative)
     content = read_json(path)
     categories = _categories(content, path, findings)
-    label_of = {category: label for label, category in enumerate(sorted(categories), 1)}
+    ids = tuple(sorted(categories))
     images = _images(content, path, findings)
-    if relative and split not in coco_files(tree):
-        images = {
-            key: row for i, (key, row) in enumerate(sorted(images.items())) if held_out(split, i)
-        }
-    sizes = _locate(images, tree, split, relative, findings)
-    boxes: Dict[int, List] = defaultdict(list)
-    for raw in raw_boxes(content, findings, label_of):
-        if raw.image_id in sizes:
-            file_path, width, height = sizes[raw.image_id]
-            x, y, w, h = raw.bbox_xywh
-            box = findings.clip((x, y, x + w, y + h), (width, height), file_path)
-            if box:
-                boxes[raw.image_id].append((box, label_of[raw.category_id], raw.crowd))
-        elif raw.image_id not in images:
-            findings.note("boxes of unknown images", f"image_id {raw.image_id}")
-    records = [
-        make_record(key, file_path, (width, height), boxes.get(key, ()))
-        for key, (file_path, width, height) in sizes.items()
-    ]
+    chosen = images
+    if split not in coco_files(tree):
+        chosen = {key: images[key] for i, key in enumerate(sorted(images)) if held_out(split, i)}
+    places = _locate(chosen, tree, split, relative, findings)
+    records = _records(content, places, images, ids, findings)
     return DetectionData(
         PackedRecords(records),
-        tuple(categories[category] for category in sorted(categories)),
-        tuple(sorted(categories)),
+        tuple(categories[key] for key in ids),
+        ids,
         split,
         path,
         "coco",
@@ -139,22 +101,39 @@ def _load_coco(tree: Tree, split: str, relative: str, findings: Findings) -> Det
     )
 
 
-def _entries(content: Mapping[str, Any], key: str, path: str) -> List[Any]:
-    entries = content.get(key)
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: expected a list of {key} under {key!r}, found {_brief(entries)}")
-    return entries
+def _records(
+    content: Mapping[str, Any],
+    places: Mapping[int, Tuple[str, int, int]],
+    known: Container[int],
+    category_ids: Sequence[int],
+    findings: Findings,
+) -> List[ImageRecord]:
+    label_of = {category: label for label, category in enumerate(category_ids, 1)}
+    boxes: Dict[int, List] = defaultdict(list)
+    for raw in raw_boxes(content, findings, label_of):
+        if raw.image_id in places:
+            file_path, width, height = places[raw.image_id]
+            x, y, w, h = raw.bbox_xywh
+            box = findings.clip((x, y, x + w, y + h), (width, height), file_path)
+            if box:
+                boxes[raw.image_id].append((box, label_of[raw.category_id], raw.crowd))
+        elif raw.image_id not in known:
+            findings.note("boxes of unknown images", f"image_id {raw.image_id}")
+    return [
+        make_record(key, file_path, (width, height), boxes.get(key, ()))
+        for key, (file_path, width, height) in places.items()
+    ]
 
 
 def _categories(content: Mapping[str, Any], path: str, findings: Findings) -> Dict[int, str]:
     """Name by category id."""
     names: Dict[int, str] = {}
-    for entry in _entries(content, "categories", path):
+    for entry in entries_of(content, "categories", path):
         entry = entry if isinstance(entry, dict) else {}
         key, name = whole(entry.get("id")), entry.get("name")
-        if key is None or not isinstance(name, str) or not name.strip():
+        if key is None or not isinstance(name, str) or not name.isprintable() or not name:
             findings.refuse(
-                "bad categories", f"{path}: expected id and name in category {_brief(entry)}"
+                "bad categories", f"{path}: expected id and name in category {brief(entry)}"
             )
         elif names.get(key, name) != name:
             findings.refuse(
@@ -170,12 +149,12 @@ def _images(
 ) -> Dict[int, Mapping[str, Any]]:
     """Entry by image id."""
     images: Dict[int, Mapping[str, Any]] = {}
-    for entry in _entries(content, "images", path):
+    for entry in entries_of(content, "images", path):
         entry = entry if isinstance(entry, dict) else {}
         key, name = whole(entry.get("id")), entry.get("file_name")
         if key is None or not isinstance(name, str):
             findings.refuse(
-                "bad images", f"{path}: expected id and file_name in image {_brief(entry)}"
+                "bad images", f"{path}: expected id and file_name in image {brief(entry)}"
             )
         elif key in images and images[key]["file_name"] == name:
             findings.note("repeated images", name)
@@ -206,21 +185,12 @@ def _locate(
         name = entry["file_name"].replace("\\", "/")
         place = tree.find(posixpath.normpath(name), folders)
         if place is None:
-            missing.append(tree.path(posixpath.join(folders[0], name)))
+            missing.append(posixpath.join(folders[0], name))
             continue
         size = _size(entry, tree.path(place), tree.path(relative), findings)
         if size:
             found[key] = (tree.path(place), *size)
-    if missing and tree.outside:
-        link = tree.link_out(posixpath.relpath(missing[0], tree.root))
-        findings.refuse(
-            "links out of the data set",
-            f"{tree.path(link or '')}: is a link out of {tree.root}, which is refused;"
-            f" {len(missing)} images were not found (data.allow_links=true follows it)",
-        )
-    for path in missing[:1] if not findings.collect else missing:
-        message = first_missing([path, *missing[1:]], len(images), tree.path(relative))
-        findings.refuse("missing images", path if findings.collect else message)
+    report_missing(tree, missing, len(images), tree.path(relative), findings)
     return found
 
 
@@ -239,67 +209,6 @@ def _size(
     width, height = whole(sides[0]), whole(sides[1])
     if width is None or height is None or not (0 < width < 10**6 and 0 < height < 10**6):
         name = os.path.basename(path)
-        findings.refuse(
-            "bad images", f"{listed_in}: width and height of {name} are {_brief(sides)}"
-        )
+        findings.refuse("bad images", f"{listed_in}: width and height of {name} are {brief(sides)}")
         return None
     return width, height
-
-
-def raw_boxes(
-    content: Mapping[str, Any], findings: Findings, categories: Container[int]
-) -> Iterator[RawBox]:
-    """The annotations of a COCO file that have the right types and a known category."""
-    entries = content.get("annotations", [])
-    if not isinstance(entries, list):
-        findings.refuse(
-            "malformed annotations", f"expected a list under 'annotations', found {_brief(entries)}"
-        )
-        return
-    for entry in entries:
-        if not isinstance(entry, dict):
-            findings.note("malformed annotations", _brief(entry))
-            continue
-        image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
-        box = numbers(entry.get("bbox"))
-        if image is None or box is None:
-            findings.note("malformed annotations", f"annotation {_brief(entry.get('id'))}")
-        elif category not in categories or category is None:
-            findings.note(
-                "boxes of unknown categories", f"category_id {_brief(entry.get('category_id'))}"
-            )
-        else:
-            area = entry.get("area")
-            if not isinstance(area, (int, float)) or not 0 < area < 1e15:
-                area = box[2] * box[3]
-            yield RawBox(image, category, box, float(area), bool(entry.get("iscrowd")))
-
-
-def whole(value: Any) -> Optional[int]:
-    """`value` as a 64-bit whole number, or None."""
-    if isinstance(value, float) and math.isfinite(value) and value == int(value):
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
-        return value
-    return None
-
-
-def numbers(value: Any) -> Optional[Tuple[float, float, float, float]]:
-    """`value` as four floats, which may be infinite or NaN, or None."""
-    if not isinstance(value, list) or len(value) != 4:
-        return None
-    if not all(isinstance(item, (int, float)) for item in value):
-        return None
-    try:
-        return tuple(map(float, value))  # type: ignore[return-value]
-    except OverflowError:
-        return (math.inf,) * 4
-
-
-def _brief(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, (list, dict)) and len(value) > 4:
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

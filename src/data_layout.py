@@ -6,8 +6,7 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set
 
-from src.images import SUFFIXES
-from src.records import DataError
+from src.records import DataError, Findings
 
 MAX_DEPTH = 4
 # Where the images of a split are, when not in a folder of its own name.
@@ -53,13 +52,13 @@ class Tree:
         """The absolute path of a relative one."""
         return os.path.join(self.root, *relative.split("/")) if relative else self.root
 
-    def link_out(self, name: str) -> Optional[str]:
-        """The link that leads `name` out of the root, if that is why it was not found."""
+    def link_to(self, path: str) -> str:
+        """The refused link that `path` most likely goes through."""
+        parts = path.split("/")
         for link in self.outside:
-            tail = posixpath.basename(link)
-            if name == tail or name.endswith("/" + tail) or name.startswith(tail + "/"):
+            if posixpath.basename(link) in parts:
                 return link
-        return next(iter(self.outside)) if self.outside else None
+        return next(iter(self.outside))
 
 
 def scan(root: str, allow_links: bool = False) -> Tree:
@@ -131,12 +130,6 @@ def image_folders(tree: Tree, split: str, beside: str) -> List[str]:
 
     # Parents count too: a file_name may bring the last part of the folder with it.
     return sorted(tree.files, key=rank)
-
-
-def image_stems(tree: Tree, folder: str) -> Dict[str, str]:
-    """File name by stem of the images in `folder`."""
-    pairs = (os.path.splitext(name) for name in sorted(tree.files.get(folder, ()), reverse=True))
-    return {stem: stem + suffix for stem, suffix in pairs if suffix.lower() in SUFFIXES}
 
 
 def coco_files(tree: Tree) -> Dict[str, str]:
@@ -235,6 +228,25 @@ def held_out(split: str, position: int) -> bool:
     return split == WHOLE or (position % HOLD_OUT == HOLD_OUT - 1) == (split == "val")
 
 
-def first_missing(missing: Sequence[str], total: int, listed_in: str) -> str:
-    """One line about image files that are not there."""
-    return f"{missing[0]}: no such image, listed in {listed_in} ({len(missing)} of {total} missing)"
+def report_missing(
+    tree: Tree, missing: Sequence[str], total: int, listed_in: str, findings: Findings
+) -> None:
+    """Image files that are not there, by relative path: fatal unless findings are collected.
+
+    Raises:
+        DataError: naming the first, or the refused link that leads to it.
+    """
+    if not missing:
+        return
+    count = f"{len(missing)} of {total} missing"
+    if tree.outside:
+        link = tree.path(tree.link_to(missing[0]))
+        findings.refuse(
+            "links out of the data set",
+            f"{link}: a link out of {tree.root} is not followed (images: {count});"
+            " data.allow_links=true allows it",
+        )
+    for path in missing if findings.collect else missing[:1]:
+        findings.refuse(
+            "missing images", f"{tree.path(path)}: no such image, listed in {listed_in} ({count})"
+        )

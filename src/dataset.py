@@ -8,6 +8,8 @@ onwards: every image is seen exactly once an epoch, nothing is dropped or padded
 only a first step.
 """
 
+import functools
+import gc
 import logging
 import multiprocessing
 import os
@@ -241,14 +243,17 @@ def batches(dataset: Any) -> Iterator[Tuple[np.ndarray, ...]]:
         DataError: an unreadable image under `strict`, or no readable image at all.
     """
     iterator = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise as_data_error(error) from None
-        yield tuple(batch)
+    try:
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            yield tuple(batch)
+    except RuntimeError as error:
+        raise as_data_error(error) from None
+    finally:
+        iterator.stop()  # ends the worker processes now, not at some garbage collection
 
 
 def as_data_error(error: RuntimeError) -> Union[DataError, RuntimeError]:
@@ -268,9 +273,19 @@ def limit_threads() -> None:
         cv2.setNumThreads(0)
 
 
+@functools.lru_cache(maxsize=1)
+def protect_workers() -> None:
+    """Keep forked workers from collecting what the parent left behind, once for the process.
+
+    A worker that destroys an inherited pipeline of MindData's aborts, and the run hangs.
+    """
+    os.register_at_fork(after_in_child=gc.freeze)
+
+
 def _pipeline(source: Any, columns: Sequence[str], batch_size: int, num_workers: int) -> Any:
     import mindspore.dataset as ds
 
+    protect_workers()
     workers = usable_workers(num_workers)
     names: List[str] = list(columns)
     dataset = ds.GeneratorDataset(

@@ -9,6 +9,8 @@ from typing import Optional, Tuple
 import cv2
 import numpy as np
 
+from src.records import printable
+
 MAX_PIXELS = 64_000_000  # a 47 KB PNG can decode to gigabytes
 MAX_BYTES = 256 * 1024 * 1024
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -16,6 +18,9 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 class ImageError(ValueError):
     """An image that cannot be used; the message is one line that starts with its path."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)

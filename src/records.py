@@ -11,10 +11,18 @@ import numpy as np
 MIN_SIDE = 0.01  # pixels; thinner boxes have no area worth encoding
 
 
+def printable(text: str) -> str:
+    """`text` on one line: control characters and broken Unicode, as in odd file names, escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 class DataError(ValueError):
-    """A data set that cannot be used; the message is one line naming the file and what was
-    expected.
-    """
+    """A data set that cannot be used; the message is one line: the file, and what was expected."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)

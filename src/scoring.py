@@ -7,7 +7,8 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from src.records import DataError, DetectionData
+from src.coco_json import raw_boxes, read_json
+from src.records import DataError, DetectionData, Findings
 
 COCO_NUMBERS = (
     "AP",
@@ -153,9 +154,6 @@ def _record_truth(data: DetectionData) -> List[Dict[str, Any]]:
 
 
 def _coco_truth(data: DetectionData) -> List[Dict[str, Any]]:
-    from src.coco_utils import raw_boxes, read_json
-    from src.records import Findings
-
     sizes = {record.image_id: (record.width, record.height) for record in data.records}
     findings = Findings()
     rows: List[Dict[str, Any]] = []

@@ -198,10 +198,10 @@ def paste(
     height, width = image.shape[:2]
     if (width, height) == (size, size):
         return image, boxes_px
-    out = np.empty((size, size, 3), np.uint8)
-    out[:] = np.round(fill_bgr).astype(np.uint8)
-    out[at_px[1] : at_px[1] + height, at_px[0] : at_px[0] + width] = image
-    return out, boxes_px + np.tile(_point(*at_px), 2)
+    left, top = at_px
+    margins = top, size - top - height, left, size - left - width
+    out = cv2.copyMakeBorder(image, *margins, cv2.BORDER_CONSTANT, value=tuple(fill_bgr))
+    return out, boxes_px + np.tile(_point(left, top), 2)
 
 
 def augment(

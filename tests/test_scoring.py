@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO scores against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from src.coco_utils import DataError, load_data
+from src.scoring import COCO_NUMBERS, category_ids_for, coco_results, evaluate_coco, score_coco
+from tests.datasets import SHARED, coco_content, voc_xml, write_coco, write_voc
+
+
+def entry(image, category, bbox, score):
+    return {"image_id": image, "category_id": category, "bbox": bbox, "score": score}
+
+
+def perfect(data):
+    return [
+        result
+        for row in data.records
+        for result in coco_results(
+            row.image_id, row.boxes_px, np.full(len(row.labels), 0.9), row.labels, data.category_ids
+        )
+    ]
+
+
+def test_results_are_entries_of_a_coco_file():
+    made = coco_results(4, np.float32([[1, 2, 4, 8]]), np.float32([0.5]), np.array([2]), (3, 7))
+    assert made == [{"image_id": 4, "category_id": 7, "bbox": [1, 2, 3, 6], "score": 0.5}]
+
+
+def test_perfect_boxes_score_one_and_none_score_zero(tmp_path):
+    rows = [(1, 7, [10, 20, 30, 10]), (2, 3, [0, 0, 5, 6]), (2, 3, [8, 8, 20, 20], 1)]
+    data = load_data(write_coco(tmp_path, coco_content(["a.jpg", "b.jpg"], rows)), "train")
+    scores = evaluate_coco(data, perfect(data))
+    assert tuple(scores) == COCO_NUMBERS
+    assert [scores[k] for k in ("AP", "AP50", "AP75", "AR_100")] == pytest.approx([1.0] * 4)
+    assert scores["AP_large"] == -1  # there are none
+    nothing = evaluate_coco(data, [])
+    assert nothing["AP"] == nothing["AP50"] == nothing["AR_100"] == 0.0
+
+
+def test_a_shifted_box_counts_up_to_its_iou(tmp_path):
+    # 40 x 40 shifted by 4: IoU = 36 / 44 = 0.818, found at 0.50 0.55 ... 0.80, which is 7 of 10.
+    data = load_data(write_coco(tmp_path, coco_content(boxes=[(1, 3, [0, 0, 40, 40])])), "train")
+    scores = evaluate_coco(data, [entry(1, 3, [4, 0, 40, 40], 0.8)])
+    assert scores["AP"] == pytest.approx(0.7)
+    assert scores["AP75"] == pytest.approx(1.0)
+
+
+def test_a_wrong_box_with_a_better_score_costs_precision(tmp_path):
+    # Best first: wrong, right, right. Precision 0, 1/2, 2/3; the ceiling is 2/3 at every recall.
+    rows = [(1, 3, [0, 0, 10, 10]), (1, 3, [30, 30, 10, 10])]
+    data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
+    found = [
+        entry(1, 3, [15, 0, 10, 10], 0.9),
+        entry(1, 3, [0, 0, 10, 10], 0.8),
+        entry(1, 3, [30, 30, 10, 10], 0.7),
+    ]
+    assert evaluate_coco(data, found)["AP"] == pytest.approx(2 / 3)
+
+
+def test_a_box_on_a_crowd_is_neither_right_nor_wrong(tmp_path):
+    rows = [(1, 3, [0, 0, 10, 10]), (1, 3, [20, 0, 30, 30], 1)]
+    data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
+    found = [entry(1, 3, [21, 1, 10, 10], 0.9), entry(1, 3, [0, 0, 10, 10], 0.8)]
+    assert evaluate_coco(data, found)["AP"] == pytest.approx(1.0)
+
+
+def test_ap_by_class(tmp_path):
+    rows = [(1, 3, [0, 0, 10, 10]), (1, 7, [30, 30, 10, 10])]
+    content = coco_content(boxes=rows)
+    content["categories"].append({"id": 9, "name": "unseen"})
+    data = load_data(write_coco(tmp_path, content), "train")
+    totals, by_class = score_coco(data, [entry(1, 3, [0, 0, 10, 10], 0.9)])
+    assert by_class == {"cat": pytest.approx(1.0), "dog": 0.0, "unseen": -1.0}
+    assert totals["AP"] == pytest.approx(0.5)
+
+
+def test_sizes_follow_the_areas_of_the_file(tmp_path):
+    """A box of 40 x 40 whose segmentation covers 1000 < 32 x 32 pixels is a small object."""
+    content = coco_content(boxes=[(1, 3, [0, 0, 40, 40])])
+    content["annotations"][0]["area"] = 1000.0
+    data = load_data(write_coco(tmp_path, content), "train")
+    scores = evaluate_coco(data, perfect(data))
+    assert scores["AP_small"] == pytest.approx(1.0)
+    assert scores["AP_medium"] == -1
+
+
+def test_unusable_ground_truth_does_not_cost_score(tmp_path):
+    rows = [(1, 3, [0, 0, 10, 10]), (1, 3, [5, 5, 0, 9]), (1, 3, [float("nan"), 0, 9, 9])]
+    data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
+    assert evaluate_coco(data, perfect(data))["AP"] == pytest.approx(1.0)
+
+
+def test_a_split_without_annotations_cannot_be_scored(tmp_path):
+    content = coco_content()
+    del content["annotations"]
+    write_coco(tmp_path, content, "test2017", "annotations/image_info_test2017.json")
+    data = load_data(tmp_path, "test2017")
+    assert not data.annotated
+    with pytest.raises(DataError, match="no annotations to score"):
+        evaluate_coco(data, [])
+
+
+def test_a_detection_of_an_unknown_image_is_refused(tmp_path):
+    data = load_data(write_coco(tmp_path, coco_content()), "train")
+    with pytest.raises(DataError, match="no image 5"):
+        evaluate_coco(data, [entry(5, 3, [0, 0, 1, 1], 0.5)])
+
+
+def test_classes_are_matched_by_name(tmp_path):
+    data = load_data(write_coco(tmp_path, coco_content()), "train")
+    assert category_ids_for(("dog", "cat"), data) == (7, 3)
+    assert category_ids_for(("cat", "dog"), data) == (3, 7)
+    with pytest.raises(DataError, match="no class 'cow'"):
+        category_ids_for(("cow",), data)
+
+
+def test_voc_data_is_scored_the_coco_way_too(tmp_path):
+    files = {"a": voc_xml([("cat", (1, 1, 20, 20)), ("cat", (30, 10, 50, 40), 1)])}
+    data = load_data(write_voc(tmp_path, files, {"val": ["a"]}), "val")
+    assert evaluate_coco(data, perfect(data)[:1])["AP"] == pytest.approx(
+        1.0
+    )  # difficult ones are not missed
+    assert evaluate_coco(data, [])["AP"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["coco_tiny", "bccd"])
+def test_real_data(name):
+    if not (SHARED / "data" / name).is_dir():
+        pytest.skip("the shared data are not there")
+    data = load_data(SHARED / "data" / name, "val")
+    scores = evaluate_coco(data, perfect(data))
+    assert scores["AP"] == pytest.approx(1.0)
+    assert scores["AR_100"] == pytest.approx(1.0)
