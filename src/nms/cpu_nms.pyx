@@ -6,7 +6,54 @@
 """
 
 import numpy as np
-from libc.math cimport exp
+from libc.math cimport INFINITY, exp
+
+# In C for `restrict`, and without branches: so the compiler makes vector instructions of the loop,
+# and no time goes into mispredicted overlaps. Boxes that fall out get a score of minus infinity.
+cdef extern from *:
+    """
+    #include <math.h>
+    #include <stddef.h>
+
+    static inline float m2det_inter(float ax1, float ay1, float ax2, float ay2,
+                                    float bx1, float by1, float bx2, float by2) {
+        float width = (ax2 < bx2 ? ax2 : bx2) - (ax1 > bx1 ? ax1 : bx1) + 1.0f;
+        float height = (ay2 < by2 ? ay2 : by2) - (ay1 > by1 ? ay1 : by1) + 1.0f;
+        return (width > 0.0f ? width : 0.0f) * (height > 0.0f ? height : 0.0f);
+    }
+
+    static int m2det_lower(const float *__restrict x1, const float *__restrict y1,
+                           const float *__restrict x2, const float *__restrict y2,
+                           const float *__restrict area, float *__restrict score,
+                           ptrdiff_t best, ptrdiff_t count,
+                           float threshold, float linear, float lowest) {
+        const float bx1 = x1[best], by1 = y1[best], bx2 = x2[best], by2 = y2[best];
+        const float own = area[best];
+        int dropped = 0;
+        for (ptrdiff_t i = best + 1; i < count; ++i) {
+            float inter = m2det_inter(bx1, by1, bx2, by2, x1[i], y1[i], x2[i], y2[i]);
+            float overlap = inter / (own + area[i] - inter);
+            float lowered = score[i] * (overlap > threshold ? linear * (1.0f - overlap) : 1.0f);
+            int out = (inter > 0.0f) & (lowered < lowest);
+            score[i] = out ? -INFINITY : lowered;
+            dropped |= out;
+        }
+        return dropped;
+    }
+
+    static ptrdiff_t m2det_best(const float *score, ptrdiff_t first, ptrdiff_t count) {
+        float top = score[first];
+        for (ptrdiff_t i = first + 1; i < count; ++i) top = score[i] > top ? score[i] : top;
+        while (score[first] != top) ++first;
+        return first;
+    }
+    """
+    float m2det_inter(float, float, float, float, float, float, float, float) noexcept nogil
+    int m2det_lower(
+        const float *, const float *, const float *, const float *, const float *, float *,
+        Py_ssize_t, Py_ssize_t, float, float, float,
+    ) noexcept nogil
+    Py_ssize_t m2det_best(const float *, Py_ssize_t, Py_ssize_t) noexcept nogil
 
 ctypedef long long index_t
 
@@ -58,47 +105,52 @@ cdef inline void _swap(Group *g, Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     g.index[a], g.index[b] = g.index[b], g.index[a]
 
 
-cdef inline float _weight(float overlap, const Rule *rule) noexcept nogil:
-    if rule.method == GAUSSIAN:
-        return <float>exp(<double>(-(overlap * overlap) / rule.sigma))
-    if overlap <= rule.overlap:
-        return 1.0
-    return 1.0 - overlap if rule.method == LINEAR else 0.0
+cdef int _lower_gaussian(Group *g, Py_ssize_t best, const Rule *rule) noexcept nogil:
+    """Like `m2det_lower` with gaussian weights; the exponential is for touching boxes only."""
+    cdef float inter, overlap
+    cdef Py_ssize_t i
+    cdef int dropped = 0
+    for i in range(best + 1, g.count):
+        inter = m2det_inter(
+            g.x1[best], g.y1[best], g.x2[best], g.y2[best], g.x1[i], g.y1[i], g.x2[i], g.y2[i]
+        )
+        if inter > 0:
+            overlap = inter / (g.area[best] + g.area[i] - inter)
+            g.score[i] *= <float>exp(<double>(-(overlap * overlap) / rule.sigma))
+            if g.score[i] < rule.lowest:
+                g.score[i] = -INFINITY
+                dropped = 1
+    return dropped
 
 
-cdef Py_ssize_t _decay(Group *g, Py_ssize_t best, const Rule *rule) noexcept nogil:
-    """Lower the scores of all after `best`, drop the lowest; position of the best one left."""
-    cdef float x1 = g.x1[best], y1 = g.y1[best], x2 = g.x2[best], y2 = g.y2[best]
-    cdef float area = g.area[best]
-    cdef float width, height, inter
-    cdef Py_ssize_t position = best + 1, top = best + 1
+cdef void _compact(Group *g, Py_ssize_t start) noexcept nogil:
+    """Remove what was dropped. The last box takes the place, as officially: it decides ties."""
+    cdef Py_ssize_t position = start
     while position < g.count:
-        width = min(x2, g.x2[position]) - max(x1, g.x1[position]) + 1.0
-        height = min(y2, g.y2[position]) - max(y1, g.y1[position]) + 1.0
-        if width > 0 and height > 0:
-            inter = width * height
-            g.score[position] *= _weight(inter / (area + g.area[position] - inter), rule)
-            if g.score[position] < rule.lowest:
-                # the last box takes the place: the order of the official code, which decides ties
-                g.count -= 1
-                _copy(g, g.count, position)
-                continue
-        if g.score[position] > g.score[top]:
-            top = position
-        position += 1
-    return top
+        if g.score[position] == -INFINITY:
+            g.count -= 1
+            _copy(g, g.count, position)
+        else:
+            position += 1
 
 
 cdef Py_ssize_t _soft_group(Group *g, const Rule *rule) noexcept nogil:
     """Number of boxes found; they and their scores stand at the front, best first."""
-    cdef Py_ssize_t found = 0, top = 0, position
-    for position in range(1, g.count):
-        if g.score[position] > g.score[top]:
-            top = position
+    cdef Py_ssize_t found = 0
+    cdef float linear = 1.0 if rule.method == LINEAR else 0.0
+    cdef int dropped
     while found < g.count and (rule.keep <= 0 or found < rule.keep):
-        _swap(g, found, top)
-        top = _decay(g, found, rule)
+        _swap(g, found, m2det_best(g.score, found, g.count))
+        if rule.method == GAUSSIAN:
+            dropped = _lower_gaussian(g, found, rule)
+        else:
+            dropped = m2det_lower(
+                g.x1, g.y1, g.x2, g.y2, g.area, g.score,
+                found, g.count, rule.overlap, linear, rule.lowest,
+            )
         found += 1
+        if dropped:
+            _compact(g, found)
     return found
 
 
