@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The PyTorch reference against values of the official code, and counts worked out by hand."""
 
-import golden
+import golden_values as golden
 import numpy as np
 import pytest
 import reference_torch as ref
