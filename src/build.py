@@ -12,7 +12,7 @@ from typing import Optional, Sequence
 
 SOURCE = Path(__file__).parent / "nms" / "cpu_nms.pyx"
 # no contraction to fused multiply-add, so that results equal NumPy's bit for bit on every machine
-COMPILE_ARGS = ["-O3", "-ffp-contract=off", "-fno-trapping-math"]
+COMPILE_ARGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-trapping-math"]
 
 
 class BuildError(RuntimeError):

@@ -223,6 +223,10 @@ def test_nothing_in_nothing_out(backend):
         (lambda: nms.nms_per_class(NESTED[:, :4], [1], [1]), r"shape \(4,\) like the boxes"),
         (lambda: nms.nms_per_class(NESTED[:1, :4], [1], [-1]), "whole numbers from 0"),
         (lambda: nms.nms_per_class(NESTED[:1, :4], [1], [0.5]), "whole numbers from 0"),
+        (
+            lambda: nms.nms_per_class(NESTED[:1, :4], [1], [1], keep_per_class=-1),
+            "keep_per_class must be 0 or more",
+        ),
     ],
 )
 def test_bad_arguments_are_named(call, message):
@@ -231,22 +235,23 @@ def test_bad_arguments_are_named(call, message):
 
 
 def test_other_threads_run_meanwhile(compiled):
-    dets = crowd(np.random.default_rng(0), 9000, side=5000)
+    count = 20000
+    dets = crowd(np.random.default_rng(0), count, side=5000)
     boxes, scores = np.ascontiguousarray(dets[:, :4]), np.ascontiguousarray(dets[:, 4])
     span, ticks = [], []
 
     def work():
         span.append(time.perf_counter())
-        compiled.soft(boxes, scores, np.zeros(9000, np.int64), 1, 0.5, 0.3, 0.001, 1, 0)
+        compiled.soft(boxes, scores, np.zeros(count, np.int64), 1, 0.5, 0.3, 0.001, 1, 0)
         span.append(time.perf_counter())
 
     thread = threading.Thread(target=work)
     thread.start()
     while thread.is_alive():
         ticks.append(time.perf_counter())
-    thread.join()
-    middle = [t for t in ticks if 0.2 < (t - span[0]) / (span[1] - span[0]) < 0.8]
-    assert len(middle) > 10, "the GIL was held"
+        time.sleep(1e-3)
+    start, stop = span
+    assert sum(0.1 < (tick - start) / (stop - start) < 0.9 for tick in ticks) > 3, "GIL held"
 
 
 @pytest.mark.parametrize("found", [types.SimpleNamespace(INTERFACE=0), types.SimpleNamespace()])
@@ -273,34 +278,3 @@ def test_missing_or_damaged_library(tmp_path, content):
     )
     assert run.stdout.strip() == "numpy"
     assert ("make.sh" in run.stderr) == (content is not None)
-
-
-def test_make_without_a_compiler_is_one_line(tmp_path):
-    run = subprocess.run(
-        ["bash", str(ROOT / "scripts" / "make.sh")],
-        env={**os.environ, "PYTHON": sys.executable, "CC": "no-such-compiler"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 2
-    assert run.stderr.count("\n") == 1
-    assert "no-such-compiler" in run.stderr
-
-
-def test_make_shows_its_usage():
-    run = subprocess.run(
-        ["bash", str(ROOT / "scripts" / "make.sh"), "-h"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.startswith("usage:")
-
-
-def test_wrong_source_is_one_line(tmp_path):
-    bad = tmp_path / "bad.pyx"
-    bad.write_text("cdef int f(:\n")
-    with pytest.raises(build.BuildError, match=r"bad\.pyx"):
-        build.build(bad)
-    assert [p.name for p in tmp_path.iterdir()] == ["bad.pyx"]

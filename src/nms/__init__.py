@@ -66,10 +66,8 @@ def soft_nms(
         ValueError: wrong shape, values that are not finite, unknown method, sigma not positive.
     """
     boxes, scores = _split(dets)
-    group = np.zeros(len(scores), np.int64)
-    index, kept = _suppress(
-        boxes, scores, group, 1, sigma, iou_threshold, score_threshold, method, 0
-    )
+    one = np.zeros(len(scores), np.int64)
+    index, kept = nms_per_class(boxes, scores, one, sigma, iou_threshold, score_threshold, method)
     return np.concatenate([boxes[index], kept[:, None]], axis=1)
 
 
@@ -87,6 +85,7 @@ def hard_nms(dets: np.ndarray, iou_threshold: float) -> np.ndarray:
         ValueError: wrong shape or values that are not finite.
     """
     boxes, scores = _split(dets)
+    _check_finite(boxes, scores)
     order = np.argsort(-scores, kind="stable")
     return order[_backend.hard(np.ascontiguousarray(boxes[order]), float(iou_threshold))]
 
@@ -117,11 +116,25 @@ def nms_per_class(
         (M,) int64 indices and (M,) float32 new scores; labels ascending, best first within each.
 
     Raises:
-        ValueError: as `soft_nms`, and for arrays of different lengths or labels below 0.
+        ValueError: as `soft_nms`, and for arrays of different lengths and numbers below 0.
     """
+    if method not in METHODS:
+        raise ValueError(f"unknown NMS method {method!r}; choose from {', '.join(METHODS)}")
+    if method == "gaussian" and not sigma > 0:
+        raise ValueError(f"sigma must be positive, not {sigma}")
+    if keep_per_class < 0:
+        raise ValueError(f"keep_per_class must be 0 or more, not {keep_per_class}")
     boxes = np.ascontiguousarray(boxes_px, np.float32)
     scores = np.ascontiguousarray(scores, np.float32)
-    labels = np.asarray(labels)
+    groups, labels = _check_groups(boxes, scores, np.asarray(labels))
+    rule = (float(sigma), float(iou_threshold), float(score_threshold), METHODS[method])
+    return _backend.soft(boxes, scores, labels, groups, *rule, int(keep_per_class))
+
+
+def _check_groups(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
+) -> Tuple[int, np.ndarray]:
+    """A number above every label, and the labels as int64."""
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (N, 4), not {boxes.shape}")
     if scores.shape != (len(boxes),) or labels.shape != (len(boxes),):
@@ -130,61 +143,23 @@ def nms_per_class(
             f"not {scores.shape} and {labels.shape}"
         )
     _check_finite(boxes, scores)
-    if len(labels) and (labels.min() < 0 or labels.dtype.kind not in "iu"):
+    if not len(labels):
+        return 1, np.zeros(0, np.int64)
+    if labels.dtype.kind not in "iu" or labels.min() < 0:
         raise ValueError("labels must be whole numbers from 0")
-    groups = int(labels.max()) + 1 if len(labels) else 1
+    groups = int(labels.max()) + 1
     if groups > 1 << 20:  # far apart numbers: count only those there are
         values, labels = np.unique(labels, return_inverse=True)
         groups = len(values)
-    labels = np.ascontiguousarray(labels, np.int64)
-    return _suppress(
-        boxes,
-        scores,
-        labels,
-        groups,
-        sigma,
-        iou_threshold,
-        score_threshold,
-        method,
-        keep_per_class,
-    )
-
-
-def _suppress(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    groups: int,
-    sigma: float,
-    iou_threshold: float,
-    score_threshold: float,
-    method: str,
-    keep: int,
-) -> Tuple[np.ndarray, np.ndarray]:
-    if method not in METHODS:
-        raise ValueError(f"unknown NMS method {method!r}; choose from {', '.join(METHODS)}")
-    if method == "gaussian" and not sigma > 0:
-        raise ValueError(f"sigma must be positive, not {sigma}")
-    return _backend.soft(
-        boxes,
-        scores,
-        labels,
-        groups,
-        float(sigma),
-        float(iou_threshold),
-        float(score_threshold),
-        METHODS[method],
-        int(keep),
-    )
+    return groups, np.ascontiguousarray(labels, np.int64)
 
 
 def _split(dets: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """(N, 5) detections as contiguous boxes (N, 4) and scores (N,), checked."""
+    """(N, 5) detections as contiguous boxes (N, 4) and scores (N,)."""
     dets = np.asarray(dets, np.float32)
     if dets.ndim != 2 or dets.shape[1] != 5:
         raise ValueError(f"detections must have shape (N, 5), not {dets.shape}")
     boxes, scores = np.ascontiguousarray(dets[:, :4]), np.ascontiguousarray(dets[:, 4])
-    _check_finite(boxes, scores)
     return boxes, scores
 
 
