@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from src.dataset import build_eval_dataset
-
 from src.checkpoint import load_labels, resolve_config, write_atomically
 from src.coco_utils import load_data
 from src.config import Config
+from src.dataset import batches, build_eval_dataset
 from src.detector import Detector
 from src.evaluation import detect_split
 from src.records import DetectionData
@@ -82,8 +81,7 @@ def detect(
             speed = done / max(time.monotonic() - began, 1e-9)
             LOG.info("%d of %d images, %.1f images/s", done, total, speed)
 
-    batches = dataset.create_tuple_iterator(num_epochs=1)
-    return detect_split(detector, data, batches, category_ids, progress)
+    return detect_split(detector, data, batches(dataset), category_ids, progress)
 
 
 def report(totals: Mapping[str, float], by_class: Mapping[str, float]) -> None:

@@ -9,12 +9,12 @@ from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 from mindspore import Tensor, nn
-from src.dataset import build_train_dataset
 
 from src.callback import CheckpointSaver, ProgressLog, list_checkpoints
 from src.checkpoint import CheckpointError, Labels, resolve_config, save_config
 from src.coco_utils import load_data
 from src.config import Config
+from src.dataset import batches, build_train_dataset
 from src.loss import ModelWithLoss, MultiBoxLoss, TrainOneStepCell
 from src.lr_scheduler import learning_rates
 from src.model import build_model
@@ -89,7 +89,7 @@ def run(
     )
     prefix = f"{config.model.backbone}_{config.model.input_size}"
     start_step = resume_run(args.resume, folder, prefix, model, optimizer)
-    batches = training_batches(config, data, start_step, len(rates), rank, world_size)
+    steps = training_batches(config, data, start_step, len(rates), rank, world_size)
     callbacks = []
     if rank == 0:
         save_config(folder, config, Labels(data.class_names, data.category_ids))
@@ -104,7 +104,7 @@ def run(
         callbacks = [ProgressLog(LOG, args.log_interval), saver]
     train(
         training_step(config, model, optimizer, world_size),
-        batches,
+        steps,
         rates,
         len(data.records),
         config.train.per_batch_size * world_size,
@@ -165,7 +165,7 @@ def training_batches(
         iou_threshold=config.anchors.iou_threshold,
         strict=config.data.strict,
     )
-    return (tuple(batch[:3]) for batch in dataset.create_tuple_iterator(num_epochs=1))
+    return (tuple(map(Tensor, batch[:3])) for batch in batches(dataset))
 
 
 def resume_run(

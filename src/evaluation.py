@@ -3,7 +3,7 @@
 
 from typing import Any, Callable, Dict, Iterable, List, Sequence
 
-import mindspore as ms
+import numpy as np
 
 from src.detector import Detector
 from src.records import DetectionData
@@ -13,7 +13,7 @@ from src.scoring import coco_results
 def detect_split(
     detector: Detector,
     data: DetectionData,
-    batches: Iterable[Sequence[ms.Tensor]],
+    batches: Iterable[Sequence[np.ndarray]],
     category_ids: Sequence[int],
     progress: Callable[[int], None] = lambda done: None,
 ) -> List[Dict[str, Any]]:
@@ -29,9 +29,9 @@ def detect_split(
     results: List[Dict[str, Any]] = []
     done = 0
     for images, indices in batches:
-        records = [data.records[int(i)] if i >= 0 else None for i in indices.asnumpy()]
+        records = [data.records[int(i)] if i >= 0 else None for i in indices]
         sizes = [(r.width, r.height) if r else (1, 1) for r in records]
-        found = detector.batch(images.asnumpy(), sizes)
+        found = detector.batch(images, sizes)
         for record, detections in zip(records, found):
             if record is not None:
                 results += coco_results(
