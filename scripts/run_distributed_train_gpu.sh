@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Trains on several devices of this machine, one process (rank) each, through msrun.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: bash scripts/run_distributed_train_gpu.sh RANK_SIZE DEVICE_START PRETRAINED_BACKBONE \
+         DATASET_PATH [FLAGS]
+  RANK_SIZE            number of ranks
+  DEVICE_START         first GPU; the ranks take this one and those after it; 0 on the CPU
+  PRETRAINED_BACKBONE  .ckpt made by convert_vgg.sh, or none
+  DATASET_PATH         COCO or Pascal VOC folder
+  FLAGS                handed to train.py, e.g. --config m2det320_vgg16 --set train.lr=1e-3
+DEVICE_TARGET=CPU|GPU|Ascend chooses the devices, BACKGROUND=1 detaches, PYTHON is the interpreter.
+The log is logs/train.log, those of the ranks are logs/train-DATE-TIME-PID/worker_RANK.log.
+TEXT
+}
+
+want_arguments 4 "$@"
+want_number RANK_SIZE "$1"
+want_number DEVICE_START "$2"
+((10#$1 > 0)) || die "RANK_SIZE must be at least 1"
+choose_python
+choose_device
+
+ranks=$((10#$1))
+if [[ $DEVICE_TARGET == CPU ]]; then
+  # Ranks that all use all cores get in each other's way.
+  threads=$(($(nproc) / ranks))
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+else
+  devices=$(seq -s, "$2" $((10#$2 + ranks - 1)))
+  if [[ $DEVICE_TARGET == GPU ]]; then
+    export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-$devices}
+  else
+    export ASCEND_RT_VISIBLE_DEVICES=${ASCEND_RT_VISIBLE_DEVICES:-$devices}
+  fi
+fi
+
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+run_logged train "$PYTHON" -m src.launch --ranks "$ranks" --log_dir "logs/train-$STAMP" \
+  "$ROOT/train.py" --distribute --device_target "$DEVICE_TARGET" \
+  --pretrained_backbone "$3" --dataset_path "$4" "${@:5}"

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Every check there is, but for the slow tests, in an environment it makes itself.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$ROOT/scripts/environment.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: bash scripts/run_tests.sh [PYTEST ARGUMENTS]
+Installs into .venv what is missing, builds, and runs ruff, mypy, shellcheck and pytest.
+PYTHON is the interpreter to make .venv with (3.9 to 3.12), VENV another folder for it.
+TEXT
+}
+
+# check NAME COMMAND...: runs it, and remembers a failure for the end.
+failed=()
+check() {
+  local name=$1
+  shift
+  printf '== %s\n' "$name"
+  "$@" || failed+=("$name")
+}
+
+want_arguments 0 "$@"
+make_environment requirements.txt requirements-dev.txt
+choose_python
+PATH=$VENV/bin:$PATH
+cd "$ROOT"
+build_extension
+
+pure=(src/{config,priors,box_utils,lr_scheduler,records,scoring,transforms}.py
+  src/{coco_utils,voc_utils,build,shapes,draw,launch}.py src/nms/__init__.py)
+check "ruff check" ruff check .
+check "ruff format" ruff format --check .
+check "mypy" mypy "${pure[@]}"
+check "shellcheck" shellcheck -x scripts/*.sh .ci/run
+check "pytest" python -m pytest -m "not slow" "$@"
+
+if ((${#failed[@]})); then
+  printf 'FAILED: %s\n' "${failed[*]}" >&2
+  exit 1
+fi
+printf 'All checks passed in %d s.\n' "$SECONDS"

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from src import launch
+
+ROOT = Path(__file__).resolve().parents[1]
+# The ranks of these tests need no MindSpore of their own. Every role runs the script.
+RANK = """
+import os, sys, time
+if os.environ["MS_ROLE"] == "MS_SCHED":
+    time.sleep(60 if "hang" in sys.argv else 0)
+    sys.exit(0)
+rank, wanted = int(os.environ["RANK_ID"]), sys.argv[1]
+print("rank", rank, "of", os.environ["MS_WORKER_NUM"], sys.executable, flush=True)
+if rank == 1 and wanted == "fail":
+    time.sleep(1)
+    print("rank 1 is in trouble")
+    sys.exit(7)
+if wanted in ("fail", "wait"):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts two ranks of the script above; kills what is left of them in the end."""
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    started = []
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "src.launch", "--ranks", "2"]
+        command += ["--log_dir", str(tmp_path / "logs"), str(script), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+    _kill(str(script))
+
+
+def _kill(script):
+    left = [p for p in psutil.process_iter(["cmdline"]) if script in (p.info["cmdline"] or [])]
+    for process in left:
+        process.kill()
+    return left
+
+
+def test_success(start, tmp_path):
+    process = start("ok")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "rank 0 of 2" in out
+    assert os.path.realpath(out.split()[-1]) == os.path.realpath(sys.executable)
+    assert "rank 1 of 2" in (tmp_path / "logs" / "worker_1.log").read_text()
+
+
+def test_failing_rank_is_named_and_ends_the_run(start, tmp_path):
+    began = time.monotonic()
+    process = start("fail", "hang")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 7
+    assert "rank 1 failed with exit code 7" in err
+    assert "rank 1 is in trouble" in err
+    assert "Traceback" not in out + err
+    assert time.monotonic() - began < 45
+    assert not _kill(str(tmp_path / "rank.py"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_everything(start, tmp_path, number):
+    process = start("wait", "hang")
+    for line in process.stdout:
+        if "ready" in line:
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "stopped by signal" in err
+    assert not _kill(str(tmp_path / "rank.py"))
+
+
+def test_free_port():
+    port = launch.free_port()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+    assert 1024 <= port <= 65535
+    assert len({launch.free_port() for _ in range(5)}) > 1
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (2, 2), (-9, 137), (-15, 143)])
+def test_exit_code(code, expected):
+    assert launch.exit_code(code) == expected
+
+
+def test_last_lines(tmp_path):
+    path = tmp_path / "worker_0.log"
+    assert launch.last_lines(path) == ""
+    path.write_text("".join(f"line {n}\n" for n in range(100)) + "[INFO] DISTRIBUTED(1,2) x\n")
+    assert launch.last_lines(path, 2) == "  line 98\n  line 99"
+
+
+def test_no_python3_beside_the_interpreter(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    argv = ["--ranks", "1", "--log_dir", str(tmp_path / "logs"), "train.py"]
+    assert launch.main(argv) == 2
+    assert "python3: not found" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        launch.main(["--ranks", "0", *argv[2:]])
