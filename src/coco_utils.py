@@ -5,7 +5,7 @@ import logging
 import os
 import posixpath
 from collections import defaultdict
-from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from src.coco_json import brief, entries_of, raw_boxes, read_json, whole
 from src.data_layout import (
@@ -22,7 +22,7 @@ from src.data_layout import (
 from src.images import ImageError, image_header
 from src.records import DataError, DetectionData, Findings, ImageRecord, PackedRecords, make_record
 from src.scoring import coco_results, evaluate_coco, score_coco
-from src.voc_utils import is_voc, load_voc
+from src.voc_utils import is_voc, load_voc, voc_splits
 
 __all__ = [
     "DataError",
@@ -30,6 +30,7 @@ __all__ = [
     "ImageRecord",
     "coco_results",
     "evaluate_coco",
+    "find_splits",
     "load_data",
     "score_coco",
 ]
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_data(
-    root: str,
+    root: Union[str, os.PathLike],
     split: str,
     allow_links: bool = False,
     findings: Optional[Findings] = None,
@@ -62,11 +63,26 @@ def load_data(
     return data
 
 
-def _load(tree: Tree, split: str, findings: Findings) -> DetectionData:
+def find_splits(root: Union[str, os.PathLike], allow_links: bool = False) -> List[str]:
+    """The splits of the data set below `root`; ["all"] for an undivided one, [] for none at all.
+
+    Raises:
+        DataError: no such directory.
+    """
+    tree = scan(root, allow_links)
+    return sorted(coco_files(tree) if _is_coco(tree) else voc_splits(tree))
+
+
+def _is_coco(tree: Tree) -> bool:
     available = coco_files(tree)
     # A stray JSON file beside a folder of XML files does not make it COCO.
     named = any("instances_" in path or "annotations." in path for path in available.values())
-    if available and (named or not is_voc(tree)):
+    return bool(available) and (named or not is_voc(tree))
+
+
+def _load(tree: Tree, split: str, findings: Findings) -> DetectionData:
+    if _is_coco(tree):
+        available = coco_files(tree)
         name = choose_split(split, available, tree.root)
         return _load_coco(tree, name, available.get(name, available.get(WHOLE, "")), findings)
     if is_voc(tree):

@@ -78,6 +78,10 @@ class TrainConfig:
 @dataclass(frozen=True)
 class DataConfig:
     strict: bool = False  # an unreadable image ends the run instead of being reported and replaced
+    allow_links: bool = False  # follow links that lead out of the data set
+    random_interpolation: bool = False  # one of five for each image, as in the official code
+    mosaic: float = 0.0  # probability of a training image made of four
+    mixup: float = 0.0  # probability of a training image blended with another
     mean_bgr: Tuple[float, ...] = (104.0, 117.0, 123.0)
 
 

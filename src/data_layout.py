@@ -4,7 +4,7 @@
 import os
 import posixpath
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
 
 from src.records import DataError, Findings
 
@@ -61,7 +61,7 @@ class Tree:
         return next(iter(self.outside))
 
 
-def scan(root: str, allow_links: bool = False) -> Tree:
+def scan(root: Union[str, os.PathLike], allow_links: bool = False) -> Tree:
     """The files below `root`, to a depth of four folders; hidden folders are passed over.
 
     A link that leads out of the root is not followed unless `allow_links`.
@@ -69,10 +69,9 @@ def scan(root: str, allow_links: bool = False) -> Tree:
     Raises:
         DataError: no such directory, or it cannot be listed.
     """
-    root = os.path.abspath(root)
-    if not os.path.isdir(root):
-        raise DataError(f"{root}: no such data set directory")
-    tree, real = Tree(root), os.path.realpath(root)
+    tree, real = Tree(os.path.abspath(root)), os.path.realpath(root)
+    if not os.path.isdir(tree.root):
+        raise DataError(f"{tree.root}: no such data set directory")
     seen: Set[str] = set()
     pending = [""]
     while pending:

@@ -19,8 +19,9 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff")
 class ImageError(ValueError):
     """An image that cannot be used; the message is one line that starts with its path."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, kind: str = "unreadable images") -> None:
         super().__init__(printable(message))
+        self.kind = kind  # unreadable, truncated or oversized
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,14 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
     Raises:
         ImageError: missing, unreadable, truncated, not an image, or more than 64 million pixels.
     """
-    data = _read_bytes(path)
-    header = checked_header(path, data)
+    data = read_bytes(path)
+    return decode(path, data, checked_header(path, data), size)
+
+
+def decode(
+    path: str, data: bytes, header: Header, size: Optional[Tuple[int, int]] = None
+) -> np.ndarray:
+    """`read_image` for the contents of a file whose header was checked."""
     flags = cv2.IMREAD_COLOR
     swapped = size is not None and size != (header.width, header.height) and header.orientation >= 5
     if not (swapped and size == (header.height, header.width)):
@@ -92,7 +99,7 @@ def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
 
 def image_header(path: str) -> Header:
     """The header of the file at `path`, with the checks of `read_image` but no decoding."""
-    return checked_header(path, _read_bytes(path))
+    return checked_header(path, read_bytes(path))
 
 
 def checked_header(path: str, data: bytes) -> Header:
@@ -103,18 +110,22 @@ def checked_header(path: str, data: bytes) -> Header:
         raise ImageError(f"{path}: {error}") from None
     if header.width * header.height > MAX_PIXELS:
         raise ImageError(
-            f"{path}: {header.width} x {header.height} is more than {MAX_PIXELS // 10**6} Mpx"
+            f"{path}: {header.width} x {header.height} is more than {MAX_PIXELS // 10**6} Mpx",
+            "oversized images",
         )
     if not header.complete:
-        raise ImageError(f"{path}: truncated, the end of the {header.kind} data is missing")
+        raise ImageError(
+            f"{path}: truncated, the end of the {header.kind} data is missing", "truncated images"
+        )
     return header
 
 
-def _read_bytes(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
+    """The contents of an image file; ImageError if it is too large or cannot be read."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise ImageError(f"{path}: larger than {MAX_BYTES >> 20} MB")
+                raise ImageError(f"{path}: larger than {MAX_BYTES >> 20} MB", "oversized images")
             return file.read()
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None

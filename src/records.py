@@ -4,7 +4,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, overload
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, overload
 
 import numpy as np
 
@@ -69,6 +69,16 @@ class DetectionData:
         return ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
 
 
+class Columns(NamedTuple):
+    """The boxes of N images as arrays of G rows."""
+
+    sizes: np.ndarray  # (N, 2) int64 width, height
+    image: np.ndarray  # (G,) int64, which of the N
+    boxes_px: np.ndarray  # (G, 4) float32 xyxy
+    labels: np.ndarray  # (G,) int32
+    ignore: np.ndarray  # (G,) bool
+
+
 class PackedRecords(Sequence[ImageRecord]):
     """A sequence of `ImageRecord` kept in a handful of arrays; each record is made when it is asked
     for.
@@ -92,6 +102,11 @@ class PackedRecords(Sequence[ImageRecord]):
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def columns(self) -> "Columns":
+        """Everything about the boxes at once."""
+        owner = np.repeat(np.arange(len(self)), np.diff(self._box_ends))
+        return Columns(self._sizes, owner, self._boxes, self._labels, self._ignore)
 
     @overload
     def __getitem__(self, index: int) -> ImageRecord: ...

@@ -35,6 +35,15 @@ def is_voc(tree: Tree) -> bool:
     return bool(xml_folders(tree))
 
 
+def voc_splits(tree: Tree) -> List[str]:
+    """The names that `load_voc` takes, beside those that stand for them."""
+    folders = xml_folders(tree)
+    lists = {split for folder in folders for split in folder.splits}
+    if lists or not folders:
+        return sorted(lists)
+    return sorted({folder.part for folder in folders}) if len(folders) > 1 else [WHOLE]
+
+
 def load_voc(tree: Tree, split: str, findings: Findings) -> DetectionData:
     """One split: ImageSets/Main lists, folders named as splits, or undivided.
 
@@ -86,16 +95,13 @@ def _members(
     tree: Tree, folders: Sequence[XmlFolder], split: str, findings: Findings
 ) -> Tuple[str, List[Member]]:
     """The resolved split and its members."""
+    chosen = choose_split(split, dict.fromkeys(voc_splits(tree)), tree.root)
     if any(folder.splits for folder in folders):
-        chosen = choose_split(split, {s: 1 for f in folders for s in f.splits}, tree.root)
-        members = [
-            m for f in folders if chosen in f.splits for m in _listed(tree, f, chosen, findings)
-        ]
+        holding = [folder for folder in folders if chosen in folder.splits]
+        members = [m for f in holding for m in _listed(tree, f, chosen, findings)]
     elif len(folders) > 1:
-        chosen = choose_split(split, {folder.part: 1 for folder in folders}, tree.root)
         members = [(f, stem) for f in folders if f.part == chosen for stem in f.names]
     else:
-        chosen = choose_split(split, {WHOLE: 1}, tree.root)
         stems = enumerate(folders[0].names)
         members = [(folders[0], stem) for i, stem in stems if held_out(chosen, i)]
     if not members:

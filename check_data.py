@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check a COCO or Pascal VOC data set before training: numbers, faults, reach of the priors."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+import cv2
+import numpy as np
+
+from src.coco_utils import find_splits, load_data
+from src.config import PRESETS, Config, get_config
+from src.data_layout import choose_split
+from src.data_picture import draw_report, prior_shapes_px
+from src.data_report import (
+    HARMLESS,
+    best_iou,
+    boxes_cxcywh,
+    check_images,
+    class_counts,
+    columns_of,
+    find_duplicate_boxes,
+    reach_by_coco_size,
+    reach_by_side,
+)
+from src.dataset import usable_workers
+from src.priors import make_priors, map_sizes, prior_shapes_per_cell
+from src.records import Columns, DataError, DetectionData, Findings
+
+OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched
+
+
+def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Exit code 0: nothing wrong, or training repairs it; 1: errors; 2: wrong usage.",
+    )
+    parser.add_argument("dataset", type=Path, help="COCO or VOC folder")
+    parser.add_argument("--split", nargs="+", help="splits to check (default: train and val)")
+    parser.add_argument("--config", default="m2det512_vgg16", choices=PRESETS, metavar="NAME")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    parser.add_argument(
+        "--images",
+        default="decode",
+        choices=("decode", "header", "none"),
+        help="decode every image (default), look at headers, or do not open images",
+    )
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--strict", action="store_true", help="what training repairs is an error")
+    parser.add_argument("--picture", type=Path, default=Path("check_data.png"), help="PNG to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Check, report on stdout, and return the exit code."""
+    args = parse_arguments(argv)
+    try:
+        config = get_config(args.config, args.set)
+        return check(args, config)
+    except (DataError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def check(args: argparse.Namespace, config: Config) -> int:
+    failed = False
+    known: Dict[bytes, str] = {}
+    for split in args.split or default_splits(args.dataset, config):
+        findings = Findings(collect=True)
+        data = load_data(args.dataset, split, config.data.allow_links, findings)
+        print(f"{data.annotation_path}, split {data.split} ({data.style})")
+        columns = columns_of(data)
+        print_numbers(data, columns)
+        find_duplicate_boxes(data, columns, findings)
+        if args.images != "none":
+            bar = ProgressBar()
+            workers = usable_workers(args.workers)
+            seen = check_images(data, args.images == "decode", workers, findings, bar.show)
+            for digest in seen.keys() & known.keys():
+                if seen[digest] != known[digest]:
+                    message = f"{seen[digest]}: also in another split, as {known[digest]}"
+                    findings.note("images of two splits", message)
+            known.update(seen)
+        iou = print_reach(columns, config)
+        if args.picture and len(iou) == len(columns.labels):
+            write_picture(picture_path(args.picture, data.split), data, columns, config)
+        failed |= print_findings(findings, args.strict)
+    return int(failed)
+
+
+def default_splits(root: Path, config: Config) -> List[str]:
+    """What training and evaluation would take; at least one.
+
+    Raises:
+        DataError: neither is there.
+    """
+    available = dict.fromkeys(find_splits(root, config.data.allow_links))
+    chosen, failures = [], []
+    for split in ("train", "val"):
+        try:
+            chosen.append(choose_split(split, available, str(root)))
+        except DataError as error:
+            failures.append(error)
+    if not chosen and available:
+        raise failures[0]
+    return chosen or ["train"]  # reading it says what was expected
+
+
+def print_numbers(data: DetectionData, columns: Columns) -> None:
+    """Counts of images, boxes and classes, and the distribution of box sizes."""
+    empty = len(data.records) - len(np.unique(columns.image))
+    ignored = int(columns.ignore.sum())
+    print(f"  images {len(data.records)}, of them {empty} without boxes")
+    print(f"  boxes {len(columns.labels)}, of them {ignored} ignored (crowd or difficult)")
+    counts = class_counts(data, columns)
+    unused = [name for name, count in counts.items() if count == 0]
+    print(f"  classes {len(counts)}, of them {len(unused)} without a box")
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    print("  " + ", ".join(f"{name} {count}" for name, count in ranked[:12]), end="")
+    print(", ..." if len(ranked) > 12 else "")
+    if len(columns.labels):
+        sides = np.sqrt((columns.boxes_px[:, 2:] - columns.boxes_px[:, :2]).prod(axis=1))
+        shares = ", ".join(f"{q}%: {np.percentile(sides, q):.0f}" for q in (1, 10, 50, 90, 99))
+        print(f"  box size, square root of the area in image pixels: {shares}")
+
+
+def print_reach(columns: Columns, config: Config) -> np.ndarray:
+    """How many ground truths the priors can match; returns the best IoU of each."""
+    sizes = map_sizes(config.model)
+    per_cell = prior_shapes_per_cell(config.anchors, len(sizes))
+    iou = best_iou(boxes_cxcywh(columns), make_priors(config), sizes, per_cell)
+    threshold, size = config.anchors.iou_threshold, config.model.input_size
+    print(f"  matched by the priors of {config.experiment_tag} at IoU {threshold}:")
+    for row in reach_by_coco_size(columns, iou, threshold):
+        if row.total:
+            print(f"    {row.name:<8} {row.matched:>8} of {row.total:>8}  {row.share:7.1%}")
+    rows = [row for row in reach_by_side(columns, iou, threshold, size) if row.total]
+    print(f"  by side at {size} px: " + ", ".join(f"{r.name} px {r.share:.0%}" for r in rows))
+    out = [f"{r.name} px ({r.total} boxes)" for r in rows if r.share < OUT_OF_REACH]
+    if out:
+        print(f"  out of reach, but for the one best prior of each box: {', '.join(out)}")
+    return iou
+
+
+def print_findings(findings: Findings, strict: bool) -> bool:
+    """Everything found, errors first; returns whether there were errors."""
+    errors = dict(findings.errors)
+    warnings: Dict[str, int] = {}
+    for kind, count in findings.counts.items():
+        harmless = (kind in HARMLESS or kind == "images of two splits") and not strict
+        (warnings if harmless else errors)[kind] = count
+    for name, found in (("error", errors), ("warning", warnings)):
+        for kind, count in sorted(found.items()):
+            print(f"  {name}: {count} {kind}")
+            for example in findings.examples.get(kind, ()):
+                print(f"    {example}")
+    if not errors and not warnings:
+        print("  nothing wrong")
+    return bool(errors)
+
+
+def picture_path(path: Path, split: str) -> Path:
+    return path.with_name(f"{path.stem}_{split}{path.suffix or '.png'}")
+
+
+def write_picture(path: Path, data: DetectionData, columns: Columns, config: Config) -> None:
+    """Draw and write the PNG, whole or not at all."""
+    size, maps = config.model.input_size, map_sizes(config.model)
+    per_cell = prior_shapes_per_cell(config.anchors, len(maps))
+    shapes = prior_shapes_px(make_priors(config), maps, per_cell, size)
+    sides = boxes_cxcywh(columns)[:, 2:] * size
+    picture = draw_report(data, sides, shapes, class_counts(data, columns), size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    os.replace(partial, path)
+    print(f"  picture: {path}")
+
+
+class ProgressBar:
+    """Progress on stderr: a bar on a terminal, a line for every tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+
+    def show(self, done: int, total: int) -> None:
+        share = done * (100 if sys.stderr.isatty() else 10) // total
+        if share == self._shown:
+            return
+        self._shown = share
+        if sys.stderr.isatty():
+            bar = "#" * (share // 4)
+            end = "\n" if done == total else ""
+            print(f"\r  images [{bar:<25}] {done}/{total}", end=end, file=sys.stderr, flush=True)
+        else:
+            print(f"  images {done}/{total}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

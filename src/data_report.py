@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in a data set and what is wrong with it: numbers, image checks, reach of the priors."""
+
+import hashlib
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from src.images import ImageError, checked_header, decode, read_bytes
+from src.records import Columns, DataError, DetectionData, Findings, PackedRecords
+
+# Findings that training lives with: it repairs them, or they do no harm.
+HARMLESS = (
+    "zero-area boxes",
+    "boxes clipped to the image",
+    "boxes outside the image",
+    "duplicate boxes",
+    "duplicate images",
+    "repeated images",
+    "EXIF-rotated images",
+)
+SIDES_PX = (0, 4, 8, 16, 32, 64, 128, 256, 100_000)  # bins of the square root of a box's area
+COCO_SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, 1e10))
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How many of `total` ground truths some prior overlaps enough, and how well the best does."""
+
+    name: str
+    total: int
+    matched: int
+
+    @property
+    def share(self) -> float:
+        return self.matched / self.total if self.total else float("nan")
+
+
+def columns_of(data: DetectionData) -> Columns:
+    """The boxes of a data set as arrays."""
+    records = data.records
+    return (records if isinstance(records, PackedRecords) else PackedRecords(records)).columns()
+
+
+def boxes_cxcywh(columns: Columns) -> np.ndarray:
+    """(G, 4) float32 boxes in shares of their image, as the network sees them."""
+    size = columns.sizes[columns.image].astype(np.float32)
+    low, high = columns.boxes_px[:, :2] / size, columns.boxes_px[:, 2:] / size
+    return np.concatenate([(low + high) / 2, high - low], axis=1)
+
+
+def best_iou(
+    boxes: np.ndarray, priors: np.ndarray, map_sizes: Sequence[int], per_cell: Sequence[int]
+) -> np.ndarray:
+    """(G,) IoU of each ground truth with its best prior, without trying them all.
+
+    Among priors of one shape the best is the one whose centre is nearest: the overlap falls with
+    the distance in x and in y. So one prior of each map and shape is tried.
+
+    Args:
+        boxes: (G, 4) cxcywh in [0, 1].
+        priors: (P, 4) cxcywh, ordered map, row, column, shape as by `src.priors`.
+        map_sizes: cells along a side of each map.
+        per_cell: priors in a cell of each map.
+    """
+    best = np.zeros(len(boxes), np.float32)
+    start = 0
+    for size, shapes in zip(map_sizes, per_cell):
+        grid = priors[start : start + size * size * shapes].reshape(size, size, shapes, 4)
+        start += size * size * shapes
+        away = []  # distance to the nearest centre, in x and in y
+        for axis, centres in ((0, grid[0, :, 0, 0]), (1, grid[:, 0, 0, 1])):
+            between = (centres[1:] + centres[:-1]) / 2
+            nearest = centres[np.searchsorted(between, boxes[:, axis])]
+            away.append(np.abs(boxes[:, axis] - nearest))
+        for width, height in grid[0, 0, :, 2:]:
+            inter = np.ones(len(boxes), np.float32)
+            for axis, side in ((0, width), (1, height)):
+                other = boxes[:, 2 + axis]
+                overlap = (side + other) / 2 - away[axis]
+                inter *= np.clip(overlap, 0, np.minimum(side, other))
+            union = width * height + boxes[:, 2] * boxes[:, 3] - inter
+            np.maximum(best, inter / union, out=best)
+    return best
+
+
+def reach_by_coco_size(columns: Columns, iou: np.ndarray, threshold: float) -> List[Reach]:
+    """Reach for small, medium and large boxes, by their pixels in the original image."""
+    area = (columns.boxes_px[:, 2:] - columns.boxes_px[:, :2]).prod(axis=1)
+    return [
+        _reach(name, (area >= low) & (area < high) & ~columns.ignore, iou, threshold)
+        for name, low, high in COCO_SIZES
+    ]
+
+
+def reach_by_side(
+    columns: Columns, iou: np.ndarray, threshold: float, input_size: int
+) -> List[Reach]:
+    """Reach by the side of a square as large as the box, in pixels of the network's input."""
+    side = np.sqrt(boxes_cxcywh(columns)[:, 2:].prod(axis=1)) * input_size
+    return [
+        _reach(
+            f"{low}-{high}" if high < SIDES_PX[-1] else f"over {low}",
+            (side >= low) & (side < high) & ~columns.ignore,
+            iou,
+            threshold,
+        )
+        for low, high in zip(SIDES_PX, SIDES_PX[1:])
+    ]
+
+
+def _reach(name: str, chosen: np.ndarray, iou: np.ndarray, threshold: float) -> Reach:
+    return Reach(name, int(chosen.sum()), int((iou[chosen] >= threshold).sum()))
+
+
+def class_counts(data: DetectionData, columns: Columns) -> Dict[str, int]:
+    """Number of boxes by class name."""
+    counts = np.bincount(columns.labels, minlength=data.num_classes)
+    return {name: int(counts[i + 1]) for i, name in enumerate(data.class_names)}
+
+
+def find_duplicate_boxes(data: DetectionData, columns: Columns, findings: Findings) -> None:
+    """Note boxes that repeat another of the same image and class exactly."""
+    if not len(columns.labels):
+        return
+    rows = np.column_stack([columns.image, columns.labels, columns.boxes_px.astype(np.float64)])
+    order = np.lexsort(rows.T)
+    again = (rows[order][1:] == rows[order][:-1]).all(axis=1)
+    for row in order[1:][again]:
+        findings.note("duplicate boxes", data.records[int(columns.image[row])].path)
+
+
+def check_images(
+    data: DetectionData, decoding: bool, workers: int, findings: Findings, progress: Progress
+) -> Dict[bytes, str]:
+    """Look at every image file, in parallel; returns path by digest of the contents.
+
+    Raises:
+        DataError: a worker process died.
+    """
+    jobs = [(row.path, row.width, row.height, decoding) for row in data.records]
+    seen: Dict[bytes, str] = {}
+    with ProcessPoolExecutor(workers) as pool:
+        try:
+            for done, (job, result) in enumerate(
+                zip(jobs, pool.map(check_image, jobs, chunksize=16)), 1
+            ):
+                digest, problems = result
+                for kind, message in problems:
+                    findings.note(kind, message, error=kind not in HARMLESS)
+                if digest and seen.setdefault(digest, job[0]) != job[0]:
+                    findings.note("duplicate images", f"{job[0]}: the same as {seen[digest]}")
+                progress(done, len(jobs))
+        except BrokenProcessPool:
+            raise DataError("a worker died while checking images (out of memory?)") from None
+    return seen
+
+
+def check_image(job: Tuple[str, int, int, bool]) -> Tuple[bytes, List[Tuple[str, str]]]:
+    """Digest of one file, and (kind, message) of what is wrong with it.
+
+    `job` is path, annotated width and height, and whether to decode the pixels.
+    """
+    path, width, height, decoding = job
+    problems = []
+    cv2.setNumThreads(0)
+    try:
+        data = read_bytes(path)
+        header = checked_header(path, data)
+        stored = (header.width, header.height)
+        turned = header.orientation >= 5 and stored == (height, width) != (width, height)
+        if header.orientation != 1:
+            how = "annotated as shown" if turned else "annotated as stored"
+            message = f"{path}: EXIF orientation {header.orientation}, {how}"
+            problems.append(("EXIF-rotated images", message))
+        if stored != (width, height) and not turned:
+            message = f"{path}: {stored[0]} x {stored[1]}, annotated as {width} x {height}"
+            problems.append(("mis-sized images", message))
+        if decoding:
+            decode(path, data, header)
+    except ImageError as error:
+        return b"", [(error.kind, str(error))]
+    return hashlib.blake2b(data, digest_size=16).digest(), problems

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""check_data.py: every planted fault is found; the reach of the priors is that of trying all."""
+
+import json
+import struct
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+
+import check_data
+from src import data_report
+from src.box_utils import iou_matrix, xyxy_to_cxcywh
+from src.coco_utils import load_data
+from src.config import get_config
+from src.priors import make_priors, map_sizes, prior_shapes_per_cell
+from src.records import Findings
+from tests.datasets import SHARED, coco_content, voc_xml, write_coco, write_image, write_voc
+
+
+def run(root, *options, picture=None):
+    return check_data.main([str(root), "--picture", str(picture or root / "p.png"), *options])
+
+
+def test_a_sound_data_set_passes_and_gets_its_picture(tmp_path, capsys):
+    rows = [(1, 3, [5, 5, 30, 30]), (1, 7, [0, 0, 60, 48], 1)]
+    root = write_coco(tmp_path, coco_content(["a.jpg", "b.png"], rows))
+    write_image(root / "train2017" / "b.png", value=10)
+    assert run(root, picture=tmp_path / "out" / "report.png") == 0
+    text = capsys.readouterr().out
+    assert "images 2, of them 1 without boxes" in text
+    assert "boxes 2, of them 1 ignored" in text
+    assert "cat 1, dog 1" in text
+    assert "nothing wrong" in text
+    picture = cv2.imread(str(tmp_path / "out" / "report_train2017.png"))
+    assert picture.shape[0] > 800
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def faulty(tmp_path):
+    """A data set with one of everything; returns its root and what should be found."""
+    names = [f"{i}.jpg" for i in range(9)]
+    rows = [
+        (1, 3, [5, 5, 20, 20]),
+        (1, 3, [5, 5, 20, 20]),  # duplicate
+        (1, 3, [5, 5, 0, 20]),  # zero area
+        (1, 3, [float("nan"), 5, 20, 20]),
+        (1, 3, [70, 5, 20, 20]),  # outside
+        (1, 3, [50, 5, 20, 20]),  # clipped
+        (1, 99, [5, 5, 20, 20]),  # unknown category
+        (77, 3, [5, 5, 20, 20]),  # unknown image
+    ]
+    content = coco_content(names, rows)
+    content["images"].append({"id": 50, "file_name": "../x.jpg", "width": 60, "height": 48})
+    root = write_coco(tmp_path, content, None)
+    folder = root / "train2017"
+    for i, name in enumerate(names):
+        write_image(folder / name, value=20 * i)
+    (folder / "1.jpg").write_bytes(b"no image")
+    (folder / "2.jpg").write_bytes((folder / "2.jpg").read_bytes()[:-40])
+    write_image(folder / "3.jpg", 30, 30)
+    (folder / "4.jpg").unlink()
+    (folder / "5.jpg").write_bytes((folder / "0.jpg").read_bytes())
+    data = write_image(folder / "6.jpg", 48, 60, value=3).read_bytes()
+    tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    exif = b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+    (folder / "6.jpg").write_bytes(data[:2] + exif + data[2:])
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 20000, 20000) + b"\x08\0\0\0\0IEND"
+    (folder / "7.jpg").write_bytes(bomb)
+    expected = {
+        "error": {
+            "unreadable images": 1,
+            "truncated images": 1,
+            "oversized images": 1,
+            "mis-sized images": 1,
+            "missing images": 1,
+            "unsafe paths": 1,
+            "non-finite boxes": 1,
+            "boxes of unknown categories": 1,
+            "boxes of unknown images": 1,
+        },
+        "warning": {
+            "duplicate images": 1,
+            "EXIF-rotated images": 1,
+            "zero-area boxes": 1,
+            "boxes outside the image": 1,
+            "boxes clipped to the image": 1,
+            "duplicate boxes": 1,
+        },
+    }
+    return root, expected
+
+
+def reported(text):
+    """{"error": {kind: count}, "warning": ...} from the lines of a report."""
+    found = {"error": {}, "warning": {}}
+    for line in text.splitlines():
+        words = line.split()
+        if words and words[0] in ("error:", "warning:"):
+            found[words[0][:-1]][" ".join(words[2:])] = int(words[1])
+    return found
+
+
+def test_every_planted_fault_is_found_and_named(tmp_path, capsys):
+    root, expected = faulty(tmp_path)
+    assert run(root) == 1
+    text = capsys.readouterr().out
+    assert reported(text) == expected
+    for name in ("1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg", "6.jpg", "7.jpg", "../x.jpg"):
+        assert name in text
+
+
+def test_without_opening_images_only_annotations_are_judged(tmp_path, capsys):
+    root, expected = faulty(tmp_path)
+    assert run(root, "--images", "none") == 1
+    opened = ("unreadable", "truncated", "oversized", "mis-sized", "duplicate images", "EXIF")
+    for group in expected.values():
+        for kind in [k for k in group if k.startswith(opened)]:
+            del group[kind]
+    assert reported(capsys.readouterr().out) == expected
+
+
+def test_what_training_repairs_fails_only_when_strict(tmp_path):
+    root = write_coco(tmp_path, coco_content(boxes=[(1, 3, [5, 5, 20, 20]), (1, 3, [1, 1, 0, 3])]))
+    assert run(root) == 0
+    assert run(root, "--strict") == 1
+
+
+def test_an_image_in_two_splits_is_reported(tmp_path, capsys):
+    write_coco(tmp_path, coco_content(boxes=[(1, 3, [5, 5, 20, 20])]))
+    path = "annotations/instances_val2017.json"
+    root = write_coco(tmp_path, coco_content(["b.jpg"]), "val2017", path)
+    assert run(root) == 0
+    assert "1 images of two splits" in capsys.readouterr().out
+
+
+def test_pascal_voc_and_a_chosen_split(tmp_path, capsys):
+    files = {"a": voc_xml([("cat", (1, 1, 30, 30))]), "b": "<annotation"}
+    root = write_voc(tmp_path, files, {"train": ["a"], "odd": ["b", "c"]})
+    assert run(root, "--split", "train") == 0
+    assert run(root, "--split", "odd") == 1
+    text = capsys.readouterr().out
+    assert "1 bad XML files" in text
+    assert "1 missing XML files" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no such data set"), ("", "no annotations"), ("{", "not JSON")]
+)
+def test_what_cannot_be_read_at_all_is_one_line(tmp_path, capsys, content, message):
+    root = tmp_path / "data"
+    if content is not None:
+        root.mkdir()
+    if content:
+        (root / "instances_train2017.json").write_text(content)
+    assert run(root) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+def test_reach_is_what_trying_every_prior_gives():
+    config = get_config("m2det320_vgg16")
+    priors, sizes = make_priors(config), map_sizes(config.model)
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 0.9, (300, 2))
+    high = np.minimum(low + rng.uniform(0.01, 0.9, (300, 2)), 1)
+    boxes = np.concatenate([low, high], axis=1).astype(np.float32)
+    per_cell = prior_shapes_per_cell(config.anchors, len(sizes))
+    found = data_report.best_iou(xyxy_to_cxcywh(boxes), priors, sizes, per_cell)
+    half = priors[:, 2:] / 2
+    corners = np.concatenate([priors[:, :2] - half, priors[:, :2] + half], axis=1)
+    np.testing.assert_allclose(found, iou_matrix(boxes, corners).max(axis=1), atol=1e-5)
+
+
+def test_reach_counts_by_size(tmp_path):
+    rows = [(1, 3, [0, 0, 10, 10]), (1, 3, [0, 0, 40, 40]), (1, 3, [9, 9, 8, 8], 1)]
+    data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
+    columns = data_report.columns_of(data)
+    iou = np.array([0.4, 0.6, 0.9], np.float32)
+    small, medium, large = data_report.reach_by_coco_size(columns, iou, 0.5)
+    assert (small.total, small.matched, small.share) == (1, 0, 0.0)  # the crowd does not count
+    assert (medium.total, medium.matched) == (1, 1)
+    assert large.total == 0
+    # In an input of 240 pixels: 10 x 10 of 60 x 48 becomes 40 x 50, 40 x 40 becomes 160 x 200.
+    rows = data_report.reach_by_side(columns, iou, 0.5, 240)
+    assert {row.name: row.total for row in rows if row.total} == {"32-64": 1, "128-256": 1}
+
+
+def test_duplicate_boxes_are_those_of_the_same_image_and_class(tmp_path):
+    rows = [(1, 3, [1, 1, 5, 5])] * 3 + [(1, 7, [1, 1, 5, 5]), (2, 3, [1, 1, 5, 5])]
+    data = load_data(write_coco(tmp_path, coco_content(["a.jpg", "b.jpg"], rows)), "train")
+    findings = Findings(collect=True)
+    data_report.find_duplicate_boxes(data, data_report.columns_of(data), findings)
+    assert findings.counts == Counter({"duplicate boxes": 2})
+
+
+@pytest.mark.parametrize(("name", "boxes"), [("coco_tiny", "705"), ("bccd", "2804")])
+def test_real_data_pass(tmp_path, capsys, name, boxes):
+    if not (SHARED / "data" / name).is_dir():
+        pytest.skip("the shared data are not there")
+    options = ["--split", "train", "--images", "header"]
+    assert run(SHARED / "data" / name, *options, picture=tmp_path / "p.png") == 0
+    assert f"boxes {boxes}" in capsys.readouterr().out
+
+
+def test_the_report_survives_names_opencv_cannot_draw(tmp_path):
+    content = coco_content(boxes=[(1, 1, [5, 5, 20, 20])], categories=[{"id": 1, "name": "кошка"}])
+    assert run(write_coco(tmp_path, json.loads(json.dumps(content)))) == 0
