@@ -2,12 +2,13 @@
 """Detect in images: pictures with the boxes drawn in, and all boxes in one JSON file."""
 
 import argparse
+import itertools
 import json
 import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Container, Dict, List, Optional, Sequence
 
 import cv2
 
@@ -66,10 +67,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         args.checkpoint_path, config, load_labels(args.checkpoint_path)
     )
     args.output.mkdir(parents=True, exist_ok=True)
-    entries = []
+    entries: List[Dict[str, Any]] = []
     for path in images:
+        name = free_name(path.stem, {entry["picture"] for entry in entries})
         try:
-            entries.append(process(detector, path, args.output))
+            entries.append(process(detector, path, args.output / name))
         except ImageError as error:
             LOG.warning("passed over: %s", error)
     if not entries:
@@ -78,8 +80,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     LOG.info("written: %s and %d pictures", args.output / "detections.json", len(entries))
 
 
-def process(detector: Detector, path: Path, output: Path) -> Dict[str, Any]:
-    """Detects in one image and writes its picture; the image's entry for the JSON file.
+def free_name(stem: str, taken: Container[str]) -> str:
+    """`stem`.png, or with a number where another folder's image has taken that."""
+    name = f"{stem}.png"
+    for number in itertools.count(2):
+        if name not in taken:
+            break
+        name = f"{stem}_{number}.png"
+    return name
+
+
+def process(detector: Detector, path: Path, picture: Path) -> Dict[str, Any]:
+    """Detects in the image at `path` and draws `picture`; the image's entry for the JSON file.
 
     Raises:
         ImageError: the image cannot be read.
@@ -87,15 +99,11 @@ def process(detector: Detector, path: Path, output: Path) -> Dict[str, Any]:
     """
     image = read_image(str(path))
     found = detector(image)
-    # Folders may hold a.jpg and a.png, and so may two folders given together.
-    name = f"{path.parent.name}_{path.name}".lstrip("_").replace(".", "_") + ".png"
-    picture = draw_detections(
-        image, found.boxes_px, found.labels, found.scores, detector.class_names
-    )
-    if not cv2.imwrite(str(output / name), picture):
-        raise OSError(f"{output / name}: could not be written")
-    LOG.info("%s: %d found, %s", path, len(found), output / name)
-    return describe(path, name, image.shape[:2], found, detector.class_names)
+    drawn = draw_detections(image, found.boxes_px, found.labels, found.scores, detector.class_names)
+    if not cv2.imwrite(str(picture), drawn):
+        raise OSError(f"{picture}: could not be written")
+    LOG.info("%s: %d found, %s", path, len(found), picture)
+    return describe(path, picture.name, image.shape[:2], found, detector.class_names)
 
 
 def describe(

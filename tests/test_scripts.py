@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shell scripts, with a stand-in for Python that says how it was called."""
+
+import os
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
+STAND_IN = """#!/usr/bin/env bash
+printf '%s\\n' "$@"
+echo "threads=${OMP_NUM_THREADS:-} visible=${CUDA_VISIBLE_DEVICES:-}" >&2
+[[ ${STAND_IN_WAITS:-} != 1 ]] || exec sleep 60
+exit "${STAND_IN_CODE:-0}"
+"""
+POSITIONAL = {
+    "run_standalone_train.sh": ["0", "none", "data"],
+    "run_distributed_train_gpu.sh": ["2", "0", "none", "data"],
+    "run_eval.sh": ["0", "m.ckpt", "data"],
+    "run_export.sh": ["0", "m.ckpt"],
+}
+LOGS = {
+    "run_standalone_train.sh": "train",
+    "run_distributed_train_gpu.sh": "train",
+    "run_eval.sh": "eval",
+    "run_export.sh": "export",
+}
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Runs a script in an empty folder with the stand-in as PYTHON."""
+    stand_in = tmp_path / "bin" / "python"
+    stand_in.parent.mkdir()
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+
+    def run(name, *arguments, **environment):
+        hidden = ("DEVICE_TARGET", "BACKGROUND", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+        base = {k: v for k, v in os.environ.items() if k not in hidden}
+        base.update({"PYTHON": str(stand_in), "DEVICE_TARGET": "CPU", **environment})
+        return subprocess.run(
+            ["bash", str(SCRIPTS / name), *arguments],
+            cwd=folder,
+            env={k: v for k, v in base.items() if v is not None},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    run.folder = folder
+    return run
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SCRIPTS.glob("[a-z]*_*.sh")))
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(call, name, flag):
+    result = call(name, flag)
+    assert result.returncode == 0
+    assert result.stdout.startswith("usage: bash scripts/")
+    assert list(call.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(POSITIONAL))
+def test_too_few_arguments(call, name):
+    for count in range(len(POSITIONAL[name])):
+        for given in (POSITIONAL[name][:count], [*POSITIONAL[name][:count], "--config", "x"]):
+            result = call(name, *given)
+            assert result.returncode == 2
+            assert result.stderr.startswith("usage:")
+    assert list(call.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["run_standalone_train.sh", "run_eval.sh"])
+def test_device_must_be_a_number(call, name):
+    result = call(name, "gpu0", *POSITIONAL[name][1:])
+    assert result.returncode == 2
+    assert result.stderr == f"{name}: DEVICE_ID must be a whole number, not 'gpu0'\n"
+
+
+def test_unknown_device(call):
+    result = call("run_eval.sh", "0", "m.ckpt", "data", DEVICE_TARGET="TPU")
+    assert result.returncode == 2
+    assert "'TPU'" in result.stderr
+
+
+def test_missing_python(call):
+    result = call("run_eval.sh", "0", "m.ckpt", "data", PYTHON="/no/such/python")
+    assert result.returncode == 2
+    assert result.stderr == "run_eval.sh: Python not found: /no/such/python\n"
+
+
+def test_arguments_reach_train(call):
+    result = call("run_standalone_train.sh", "0", "b 1.ckpt", "my data", "--set", "train.lr=1e-3")
+    assert result.stdout.splitlines()[:9] == [
+        str(ROOT / "train.py"),
+        *("--device_target", "CPU"),  # and no number: the CPU has none
+        *("--pretrained_backbone", "b 1.ckpt", "--dataset_path", "my data"),
+        *("--set", "train.lr=1e-3"),
+    ]
+
+
+def test_arguments_reach_eval_and_export(call):
+    result = call("run_eval.sh", "3", "m.ckpt", "data", "--split", "val", DEVICE_TARGET="GPU")
+    assert result.stdout.splitlines()[:11] == [
+        str(ROOT / "eval.py"),
+        *("--device_target", "GPU", "--device_id", "3"),
+        *("--checkpoint_path", "m.ckpt", "--dataset_path", "data", "--split", "val"),
+    ]
+    result = call("run_export.sh", "0", "m.ckpt", "--file_format", "ONNX")
+    assert result.stdout.splitlines()[:7] == [
+        str(ROOT / "export.py"),
+        *("--device_target", "CPU", "--checkpoint_path", "m.ckpt", "--file_format", "ONNX"),
+    ]
+
+
+def test_ranks(call):
+    result = call("run_distributed_train_gpu.sh", "2", "0", "none", "data", "--config", "x")
+    lines = result.stdout.splitlines()
+    assert lines[:5] == ["-m", "src.launch", "--ranks", "2", "--log_dir"]
+    assert lines[5].startswith("logs/train-")
+    assert lines[6:15] == [
+        str(ROOT / "train.py"),
+        *("--distribute", "--device_target", "CPU"),
+        *("--pretrained_backbone", "none", "--dataset_path", "data", "--config"),
+    ]
+    assert f"threads={max(1, len(os.sched_getaffinity(0)) // 2)} " in result.stdout
+
+
+def test_ranks_on_gpus_take_those_after_the_first(call):
+    arguments = ("run_distributed_train_gpu.sh", "3", "4", "none", "data")
+    assert "visible=4,5,6" in call(*arguments, DEVICE_TARGET="GPU").stdout
+    for bad in (["0", "0"], ["two", "0"], ["2", "first"]):
+        result = call(arguments[0], *bad, "none", "data")
+        assert result.returncode == 2
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", sorted(POSITIONAL))
+@pytest.mark.parametrize("code", [0, 2, 143])
+def test_exit_code_and_log(call, name, code):
+    result = call(name, *POSITIONAL[name], STAND_IN_CODE=str(code))
+    assert result.returncode == code
+    log = call.folder / "logs" / f"{LOGS[name]}.log"
+    assert log.read_text() == result.stdout
+    assert "threads=" in result.stdout  # what went to stderr
+
+
+def test_runs_keep_their_logs(call):
+    for number in range(2):
+        call("run_eval.sh", "0", f"{number}.ckpt", "data")
+    logs = [p for p in (call.folder / "logs").iterdir() if not p.is_symlink()]
+    assert len(logs) == 2
+    assert "1.ckpt" in (call.folder / "logs" / "eval.log").read_text()
+
+
+def test_background(call):
+    result = call("run_eval.sh", "0", "m.ckpt", "data", BACKGROUND="1", STAND_IN_WAITS="1")
+    assert result.returncode == 0
+    pid = int((call.folder / "logs" / "eval.pid").read_text())
+    assert f"PID {pid}" in result.stdout
+    log = call.folder / "logs" / "eval.log"
+    deadline = time.monotonic() + 10
+    while "m.ckpt" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGTERM)  # raises if it is not running
+    assert "m.ckpt" in log.read_text()
+
+
+def test_device_is_looked_for(call, tmp_path):
+    if Path("/dev/nvidia0").exists() or Path("/dev/davinci0").exists():
+        pytest.skip("a device is here")
+    result = call("run_eval.sh", "0", "m.ckpt", "data", DEVICE_TARGET=None)
+    assert "No GPU found" in result.stderr
+    assert "--device_target\nCPU" in result.stdout
+    fake = tmp_path / "bin" / "nvidia-smi"
+    fake.write_text("#!/bin/sh\nexit 0\n")
+    fake.chmod(0o755)
+    search = f"{fake.parent}:{os.environ['PATH']}"
+    result = call("run_eval.sh", "1", "m.ckpt", "data", DEVICE_TARGET=None, PATH=search)
+    assert "--device_target\nGPU\n--device_id\n1" in result.stdout
+
+
+def test_every_file_names_its_licence():
+    for path in [*SCRIPTS.glob("*.sh"), ROOT / ".ci" / "run"]:
+        assert "# SPDX-License-Identifier: Apache-2.0" in path.read_text().splitlines()[:2]
