@@ -5,14 +5,12 @@ sure.
 
 import json
 import math
-from dataclasses import dataclass
-from typing import Any, Container, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Container, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from src.records import DataError, Findings
 
 
-@dataclass(frozen=True)
-class RawBox:
+class RawBox(NamedTuple):
     """One annotation as it stands in the file, checked for type but not clipped."""
 
     image_id: int

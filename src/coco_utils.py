@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading detection data sets: COCO in any of its layouts, Pascal VOC through `src.voc_utils`."""
 
+import gc
 import logging
 import os
 import posixpath
@@ -57,7 +58,14 @@ def load_data(
             sense.
     """
     tree = scan(root, allow_links)
-    data = _load(tree, split, findings if findings is not None else Findings())
+    # Millions of objects and not one cycle: the collector would look at them again and again.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        data = _load(tree, split, findings if findings is not None else Findings())
+    finally:
+        if collecting:
+            gc.enable()
     if data.dropped and findings is None:
         logger.warning("%s, %s: %s", data.annotation_path, data.split, data.repairs())
     return data

@@ -183,8 +183,23 @@ def _tiff_tags(data: bytes) -> dict:
 
 
 def _png(data: bytes) -> Header:
-    width, height = struct.unpack_from(">II", data, 16)
-    return Header("PNG", width, height, complete=data.rfind(b"IEND", 33) >= 0)
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    raw = height * ((width * depth * channels + 7) // 8 + 1)
+    # Deflate packs at most 1032 bytes into one: with fewer, the sides are wrong or data missing.
+    complete = _png_ends(data) and raw <= 1032 * len(data)
+    return Header("PNG", width, height, complete=complete)
+
+
+def _png_ends(data: bytes) -> bool:
+    """Whether the chain of chunks reaches the end chunk; decoders reserve what a chunk claims."""
+    position = 8
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        if data[position + 4 : position + 8] == b"IEND":
+            return True
+        position += length + 12
+    return False
 
 
 def _bmp(data: bytes) -> Header:

@@ -145,8 +145,8 @@ def test_a_header_without_pixels_is_refused(tmp_path):
     """The header and the end are there, the pixels are not."""
     path = tmp_path / "x.png"
     data = encoded(".png")
-    start = data.index(b"IDAT")
-    path.write_bytes(data[: start + 4] + bytes(20) + data[data.index(b"IEND") - 4 :])
+    start, end = data.index(b"IDAT") + 4, data.index(b"IEND") - 4
+    path.write_bytes(data[:start] + bytes(end - start) + data[end:])
     with pytest.raises(ImageError, match="cannot be decoded"):
         read_image(str(path))
 
