@@ -82,6 +82,7 @@ class DataConfig:
     random_interpolation: bool = False  # one of five for each image, as in the official code
     mosaic: float = 0.0  # probability of a training image made of four
     mixup: float = 0.0  # probability of a training image blended with another
+    multi_scale: Tuple[int, ...] = ()  # input sizes to take turns; each is compiled once
     mean_bgr: Tuple[float, ...] = (104.0, 117.0, 123.0)
 
 

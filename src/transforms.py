@@ -30,6 +30,8 @@ CROP_MODES = (
     0.9,
     0.0,
 )  # least IoU with every box; None leaves the image whole
+MOSAIC_POINT = (0.3, 0.7)
+MIXUP_WEIGHT = (0.4, 0.6)
 SMALLEST_SIDE = 0.01  # of the image; smaller boxes are not trained on
 INTERPOLATIONS = (
     cv2.INTER_LINEAR,
@@ -231,6 +233,34 @@ def augment(
         return (*resize(image, boxes_px, (size, size), interpolation), labels)
     small, boxes = paste(distort(small, rng), boxes[large], (x1, y1), size, mean_bgr)
     return mirror(small, boxes, kept[large], rng)
+
+
+def mosaic(samples: Sequence[Sample], rng: np.random.Generator, size: int) -> Sample:
+    """Four images squashed into the quarters around a random point: (size, size, 3).
+
+    The point keeps at least 3/10 of the side from every edge, so that no part gets very thin.
+    """
+    split_x, split_y = (round(rng.uniform(*MOSAIC_POINT) * size) for _ in range(2))
+    out = np.empty((size, size, 3), np.uint8)
+    boxes, labels = [], []
+    for number, (image, boxes_px, own_labels) in enumerate(samples):
+        x1, x2 = (split_x, size) if number % 2 else (0, split_x)
+        y1, y2 = (split_y, size) if number // 2 else (0, split_y)
+        small, moved = resize(image, boxes_px, (x2 - x1, y2 - y1))
+        out[y1:y2, x1:x2] = small
+        boxes.append(moved + np.tile(_point(x1, y1), 2))
+        labels.append(own_labels)
+    return out, np.concatenate(boxes), np.concatenate(labels)
+
+
+def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
+    """Two images of one size blended, with the boxes of both (Zhang et al., 2018, for detection).
+
+    Neither gets less than 4/10, so that its boxes can be seen.
+    """
+    weight = rng.uniform(*MIXUP_WEIGHT)
+    blend = cv2.addWeighted(first[0], weight, second[0], 1 - weight, 0)
+    return blend, np.concatenate([first[1], second[1]]), np.concatenate([first[2], second[2]])
 
 
 def to_input(image: np.ndarray, mean_bgr: Sequence[float]) -> np.ndarray:

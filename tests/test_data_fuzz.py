@@ -15,10 +15,10 @@ import pytest
 from mindspore import Tensor
 
 from src.coco_utils import load_data
-from src.dataset import SampleStream
 from src.images import ImageError, read_image
 from src.loss import MultiBoxLoss
 from src.records import DataError
+from src.samples import SampleStream
 from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
 
 SECONDS = 10  # for one case; most take milliseconds

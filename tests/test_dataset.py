@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src import dataset
+from src import dataset, samples
 from src.box_utils import decode
 from src.records import DataError, DetectionData, make_record
 
@@ -49,7 +49,7 @@ def stream(data, **changes):
         "seed": 5,
         **changes,
     }
-    return dataset.SampleStream(data, grid_priors(), **options)
+    return samples.SampleStream(data, grid_priors(), **options)
 
 
 def indices(source):
@@ -112,7 +112,7 @@ def test_pipeline_gives_the_stream_for_any_number_of_workers(tmp_path, workers):
     data = make_data(tmp_path)
     options = {"input_size": SIZE, "mean_bgr": MEAN, "batch_size": 3, "total_steps": 5, "seed": 1}
     pipeline = dataset.build_train_dataset(data, grid_priors(), num_workers=workers, **options)
-    source = dataset.SampleStream(data, grid_priors(), **options)
+    source = samples.SampleStream(data, grid_priors(), **options)
     steps = 0
     for step, batch in enumerate(dataset.batches(pipeline)):
         for column in range(4):
@@ -185,7 +185,7 @@ def test_evaluation_covers_each_image_once_over_ranks_with_padding_marked(tmp_pa
 
 def test_a_file_of_another_size_than_annotated_scales_its_boxes(tmp_path):
     record = make_record(1, str(tmp_path / "x.png"), (60, 48), [((10, 8, 40, 30), 1, False)])
-    boxes, labels = dataset.training_boxes(record, np.zeros((96, 60, 3), np.uint8))
+    boxes, labels = samples.training_boxes(record, np.zeros((96, 60, 3), np.uint8))
     np.testing.assert_allclose(boxes, [[10, 16, 40, 60]])
     assert labels.tolist() == [1]
 
@@ -194,3 +194,49 @@ def test_no_more_workers_than_cores():
     assert dataset.usable_workers(0) == 1
     assert dataset.usable_workers(10_000) <= 10_000
     assert dataset.usable_workers(1) == 1
+
+
+def test_extras_are_off_by_default_and_leave_order_and_determinism_alone(tmp_path):
+    data = make_data(tmp_path)
+    plain = stream(data, total_steps=7)
+    for name in ("mosaic", "mixup"):
+        source, again = (stream(data, total_steps=7, **{name: 1.0}) for _ in range(2))
+        changed = 0
+        for number in range(len(source)):
+            image, loc, label, index = source[number]
+            assert index == plain[number][3]
+            assert np.isfinite(loc).all()
+            assert set(label) <= {0, 1, 2}
+            for a, b in zip(source[number], again[number]):
+                np.testing.assert_array_equal(a, b)
+            changed += not np.array_equal(image, plain[number][0])
+        assert changed > 10
+        # Image 1 has no box of its own, but its mixtures have.
+        own = [source[i][2].any() for i in range(len(source)) if source[i][3] == 1]
+        assert any(own)
+
+
+def test_mosaic_with_an_unreadable_part_uses_the_image_alone(tmp_path):
+    data = make_data(tmp_path, count=3, broken=(1, 2))
+    source = stream(data, mosaic=1.0, mixup=1.0)
+    assert set(indices(source)) == {0}
+
+
+def test_sizes_take_turns_by_step_the_same_on_every_rank(tmp_path):
+    data = make_data(tmp_path)
+    tables = {64: grid_priors(), 96: np.repeat(grid_priors(), 2, axis=0)}
+    ranks = [
+        stream(data, multi_scale=tables, rank=r, world_size=2, total_steps=20) for r in range(2)
+    ]
+    seen = set()
+    for number in range(40):
+        shapes = {ranks[r][number][0].shape[1] for r in range(2)}
+        shapes |= {ranks[0][number // 2 * 2][0].shape[1]}
+        assert len(shapes) == 1
+        size = shapes.pop()
+        assert len(ranks[0][number][2]) == len(tables[size])
+        seen.add(size)
+    assert seen == {64, 96}
+    options = {"input_size": 64, "mean_bgr": MEAN, "batch_size": 2, "total_steps": 6, "seed": 1}
+    pipeline = dataset.build_train_dataset(data, grid_priors(), multi_scale=tables, **options)
+    assert len({batch[0].shape for batch in dataset.batches(pipeline)}) == 2

@@ -268,3 +268,36 @@ def test_to_input_subtracts_the_mean_channel_by_channel():
     assert out.dtype == np.float32
     expected = photo(8, 8).astype(float)[2, 3] - MEAN
     np.testing.assert_allclose(out[:, 2, 3], expected)
+
+
+def test_mosaic_keeps_each_part_where_its_boxes_are():
+    parts = []
+    for i in range(4):
+        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        image[8:40, 10:50] = 50 + 50 * i
+        parts.append((image, np.array([[10, 8, 50, 40]], np.float32), np.array([i + 1])))
+    for seed in range(200):
+        out, boxes, labels = transforms.mosaic(parts, np.random.default_rng(seed), 96)
+        assert out.shape == (96, 96, 3)
+        assert labels.tolist() == [1, 2, 3, 4]
+        for i, (x1, y1, x2, y2) in enumerate(np.round(boxes).astype(int)):
+            inside = out[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]
+            assert inside.size > 0
+            assert (inside == 50 + 50 * i).all()
+
+
+def test_mixup_blends_and_keeps_all_boxes():
+    low, high = np.full((4, 4, 3), 0, np.uint8), np.full((4, 4, 3), 200, np.uint8)
+    levels = []
+    for seed in SEEDS:
+        out, boxes, labels = transforms.mixup(
+            (low, BOXES[:1], LABELS[:1]),
+            (high, BOXES[1:], LABELS[1:]),
+            np.random.default_rng(seed),
+        )
+        np.testing.assert_array_equal(boxes, BOXES)
+        np.testing.assert_array_equal(labels, LABELS)
+        levels.append(int(out[0, 0, 0]))
+    # Weights 0.4 to 0.6 of 200.
+    assert 80 <= min(levels) < 85
+    assert 115 < max(levels) <= 120

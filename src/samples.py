@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams of samples at fixed positions, so that their order never depends on workers.
+
+Position k of a job is image `order(epoch)[k % N]` of epoch k // N, and everything random about it
+comes from (seed, epoch, image). Rank r of W takes, in step s, the positions s * B * W + r * B
+onwards: every image is seen exactly once an epoch, nothing is dropped or padded, and resuming is
+only a first step.
+"""
+
+import logging
+import multiprocessing
+import secrets
+from typing import Mapping, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from src import transforms
+from src.box_utils import PreparedPriors, match, prepare_priors
+from src.images import ImageError, read_image
+from src.records import DataError, DetectionData, ImageRecord
+
+logger = logging.getLogger(__name__)
+_SCALE = 0x5CA1E  # tells the generator of sizes from those of images
+
+
+class Reader:
+    """Reads the images of a data set; an unreadable one is reported once by path and counted.
+
+    The marks are shared with worker processes, so that the report comes once for all of them.
+    """
+
+    def __init__(self, data: DetectionData, strict: bool = False) -> None:
+        self.records = data.records
+        self.strict = strict
+        self._bad = multiprocessing.RawArray("b", len(data.records))
+
+    @property
+    def unreadable(self) -> int:
+        """How many images could not be read so far."""
+        return sum(1 for mark in self._bad if mark)
+
+    def read(self, index: int) -> Optional[np.ndarray]:
+        """The (H, W, 3) uint8 image of a record, or None if it cannot be read.
+
+        Raises:
+            DataError: it cannot be read, and `strict` is set.
+        """
+        if self._bad[index]:
+            return None
+        record = self.records[index]
+        try:
+            return read_image(record.path, (record.width, record.height))
+        except ImageError as error:
+            if self.strict:
+                raise DataError(str(error)) from None
+            self._bad[index] = 1
+            logger.warning("%s; left out", error)
+            return None
+
+
+class SampleStream:
+    """The training samples of one rank by number, from `start_step` on; a source for MindData."""
+
+    def __init__(
+        self,
+        data: DetectionData,
+        priors: np.ndarray,
+        *,
+        input_size: int,
+        mean_bgr: Sequence[float],
+        batch_size: int,
+        start_step: int = 0,
+        total_steps: int,
+        seed: Optional[int] = None,
+        rank: int = 0,
+        world_size: int = 1,
+        iou_threshold: float = 0.5,
+        strict: bool = False,
+        random_interpolation: bool = False,
+        mosaic: float = 0.0,
+        mixup: float = 0.0,
+        multi_scale: Optional[Mapping[int, np.ndarray]] = None,
+    ) -> None:
+        """`multi_scale` gives the priors (P', 4) of every input size to take turns, step by step,
+        the same on all ranks; `priors` and `input_size` are then not used. `mosaic` and `mixup`
+        are probabilities.
+
+        Raises:
+            DataError: a data set without images.
+        """
+        if not len(data.records):
+            raise DataError(f"{data.annotation_path}: split {data.split} has no images to train on")
+        self.reader = Reader(data, strict)
+        by_size = multi_scale or {input_size: priors}
+        self.scales = [(size, prepare_priors(table)) for size, table in sorted(by_size.items())]
+        self.mean_bgr = tuple(mean_bgr)
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.start_step, self.total_steps = start_step, total_steps
+        self.iou_threshold, self.random_interpolation = iou_threshold, random_interpolation
+        self.mosaic, self.mixup = mosaic, mixup
+        self.shuffled = seed is not None
+        # Without a seed images keep their order, and augmentation differs from run to run.
+        self.seed = seed % 2**64 if seed is not None else secrets.randbits(63)
+        self._order: Tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return max(self.total_steps - self.start_step, 0) * self.batch_size
+
+    def position(self, number: int) -> int:
+        """The position in the whole job of this rank's sample `number`."""
+        step, place = divmod(number, self.batch_size)
+        step += self.start_step
+        return (step * self.world_size + self.rank) * self.batch_size + place
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(N,) image numbers in the order of `epoch`."""
+        if self._order[0] != epoch:
+            count = len(self.reader.records)
+            if self.shuffled:
+                order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(count)
+            else:
+                order = np.arange(count)
+            self._order = (epoch, order)
+        return self._order[1]
+
+    def scale(self, number: int) -> int:
+        """Which of `scales` sample `number` has: one for all samples of a step."""
+        if len(self.scales) == 1:
+            return 0
+        step = self.start_step + number // self.batch_size
+        return int(np.random.default_rng([self.seed, _SCALE, step]).integers(len(self.scales)))
+
+    def __getitem__(self, number: int) -> Tuple[np.ndarray, ...]:
+        """Image (3, S, S), loc targets (P, 4), both float32, labels (P,) and image number () int32.
+
+        An unreadable image is replaced by the next readable one in the stream.
+
+        Raises:
+            DataError: no image can be read, or one cannot and the reader is strict.
+        """
+        limit_threads()
+        number = int(number)
+        position, count = self.position(number), len(self.reader.records)
+        for offset in range(2 * count):  # holds one epoch from end to end
+            epoch, place = divmod(position + offset, count)
+            index = int(self.order(epoch)[place])
+            sample = self._sample(index, epoch, *self.scales[self.scale(number)])
+            if sample is not None:
+                return sample
+        raise DataError(f"{self.reader.records[0].path}: none of the {count} images can be read")
+
+    def _sample(
+        self, index: int, epoch: int, size: int, priors: PreparedPriors
+    ) -> Optional[Tuple[np.ndarray, ...]]:
+        rng = np.random.default_rng([self.seed, epoch, index])
+        made = self._augmented(index, rng, size)
+        # Probabilities are compared only where they are set: extras leave other samples alone.
+        if made is not None and self.mixup and rng.random() < self.mixup:
+            other = self._augmented(self._another(rng), rng, size)
+            made = transforms.mixup(made, other, rng) if other is not None else made
+        if made is None:
+            return None
+        image, boxes, labels = made
+        loc, label = match(boxes / np.float32(size), labels, priors, self.iou_threshold)
+        return transforms.to_input(image, self.mean_bgr), loc, label, np.array(index, np.int32)
+
+    def _augmented(
+        self, index: int, rng: np.random.Generator, size: int
+    ) -> Optional[transforms.Sample]:
+        """One image, or four of them, augmented; None if it cannot be read."""
+        made = self._plain(index)
+        if made is not None and self.mosaic and rng.random() < self.mosaic:
+            parts = [made, *(self._plain(self._another(rng)) for _ in range(3))]
+            readable = [part for part in parts if part is not None]
+            if len(readable) == 4:
+                made = transforms.mosaic(readable, rng, size)
+        if made is None:
+            return None
+        return transforms.augment(*made, rng, size, self.mean_bgr, self.random_interpolation)
+
+    def _another(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(len(self.reader.records)))
+
+    def _plain(self, index: int) -> Optional[transforms.Sample]:
+        image = self.reader.read(index)
+        if image is None:
+            return None
+        return (image, *training_boxes(self.reader.records[index], image))
+
+
+def training_boxes(record: ImageRecord, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Boxes (G, 4) in pixels of `image` and labels (G,) without the ignored ones.
+
+    The annotated size is the frame of the boxes; a file of another size is the same picture
+    resized.
+    """
+    height, width = image.shape[:2]
+    keep = ~record.ignore
+    scale = np.array([width / record.width, height / record.height] * 2, np.float32)
+    return record.boxes_px[keep] * scale, record.labels[keep]
+
+
+class EvalStream:
+    """The images of one rank in order, padded to whole batches; a source for MindData.
+
+    Rank r of W takes images r, r + W, ... An unreadable image comes as an empty one of index -1,
+    which, like padding, must not be scored.
+    """
+
+    def __init__(
+        self,
+        data: DetectionData,
+        *,
+        input_size: int,
+        mean_bgr: Sequence[float],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        strict: bool = False,
+    ) -> None:
+        self.reader = Reader(data, strict)
+        self.size, self.mean_bgr = input_size, tuple(mean_bgr)
+        self.indices = np.arange(rank, len(data.records), world_size)
+        self._length = -(-len(self.indices) // batch_size) * batch_size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number: int) -> Tuple[np.ndarray, np.ndarray]:
+        """Image (3, S, S) float32 and record number () int32."""
+        limit_threads()
+        index = int(self.indices[number]) if number < len(self.indices) else -1
+        image = self.reader.read(index) if index >= 0 else None
+        if image is None:
+            return np.zeros((3, self.size, self.size), np.float32), np.array(-1, np.int32)
+        image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        return transforms.to_input(image, self.mean_bgr), np.array(index, np.int32)
+
+
+def limit_threads() -> None:
+    """One OpenCV thread: workers, not images, are what runs in parallel."""
+    if cv2.getNumThreads() > 1:
+        cv2.setNumThreads(0)

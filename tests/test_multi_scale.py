@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Priors at several input sizes."""
+
+import numpy as np
+import pytest
+
+from src.config import get_config
+from src.multi_scale import build_priors_by_size, resized_priors
+from src.priors import make_priors
+
+
+def test_shapes_stay_and_grids_follow_the_size():
+    config = get_config("m2det320_vgg16", ["data.multi_scale=320,352"])
+    tables = build_priors_by_size(config)
+    np.testing.assert_array_equal(tables[320], make_priors(config))
+    # Maps of 352: 44 22 11 6 3 1 cells, six priors each.
+    assert tables[352].shape == ((44**2 + 22**2 + 11**2 + 6**2 + 3**2 + 1) * 6, 4)
+    assert {tuple(row) for row in tables[352][:, 2:]} == {tuple(row) for row in tables[320][:, 2:]}
+    # The second cell of the first row, and the first of the second.
+    np.testing.assert_allclose(tables[352][6, :2], [1.5 / 44, 0.5 / 44])
+    np.testing.assert_allclose(tables[352][44 * 6, :2], [0.5 / 44, 1.5 / 44])
+
+
+def test_by_hand_for_one_map():
+    priors = np.array([[0.5, 0.5, 0.2, 0.4]], np.float32)
+    expected = [[x, y, 0.2, 0.4] for y in (0.25, 0.75) for x in (0.25, 0.75)]
+    np.testing.assert_allclose(resized_priors(priors, [1], [1], [2]), expected)
+
+
+def test_off_by_default_and_unusable_sizes_are_named():
+    assert build_priors_by_size(get_config("m2det320_vgg16")) == {}
+    for size in (250, 256):  # no multiple of 16; five maps instead of six
+        with pytest.raises(ValueError, match=f"data.multi_scale: {size} does not work"):
+            build_priors_by_size(get_config("m2det320_vgg16", [f"data.multi_scale={size}"]))
