@@ -223,14 +223,13 @@ class Stem(nn.Cell):
         super().__init__()
         self.conv1, self.bn1 = _conv(3, 64, 7, 2), _norm(64)
         self.relu = nn.ReLU()
-        self.pad_both_edges = pad_both_edges
-        self.pool = nn.MaxPool2d(3, 2, pad_mode="valid" if pad_both_edges else "same")
+        # Padding belongs to the pool: the gradient of ops.pad hangs on the CPU (2.8.0) from the
+        # 34th step on.
+        both = {"pad_mode": "pad", "padding": 1}
+        self.pool = nn.MaxPool2d(3, 2, **(both if pad_both_edges else {"pad_mode": "same"}))
 
     def construct(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        if self.pad_both_edges:
-            x = ops.pad(x, (1, 1, 1, 1))  # zeros lose against any value after ReLU
-        return self.pool(x)
+        return self.pool(self.relu(self.bn1(self.conv1(x))))
 
 
 class DeepStem(nn.Cell):

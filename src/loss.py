@@ -75,7 +75,6 @@ class MultiBoxLoss(nn.Cell):
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B, P). Subtracting each row's own maximum keeps large scores finite."""
         shifted = logits - ops.stop_gradient(logits.max(-1, keepdims=True))
-        # A mask, not GatherD: on the CPU (2.8.0) the gradient of that sometimes never returns.
         own_class = ops.equal(labels.expand_dims(-1), ops.arange(self.num_classes))
         own = ops.select(own_class, shifted, ops.zeros_like(shifted)).sum(-1)
         return ops.log(ops.exp(shifted).sum(-1)) - own
