@@ -16,6 +16,7 @@ from src.data_layout import (
     coco_files,
     held_out,
     image_folders,
+    mindrecord_place,
     report_missing,
     scan,
     unsafe_name,
@@ -111,7 +112,8 @@ def _load_coco(tree: Tree, split: str, relative: str, findings: Findings) -> Det
     chosen = images
     if split not in coco_files(tree):
         chosen = {key: images[key] for i, key in enumerate(sorted(images)) if held_out(split, i)}
-    places = _locate(chosen, tree, split, relative, findings)
+    packed = "mindrecord" in content
+    places = _locate(chosen, tree, split, relative, packed, findings)
     records = _records(content, places, images, ids, findings)
     return DetectionData(
         PackedRecords(records),
@@ -199,6 +201,7 @@ def _locate(
     tree: Tree,
     split: str,
     relative: str,
+    packed: bool,
     findings: Findings,
 ) -> Dict[int, Tuple[str, int, int]]:
     """Absolute path, width and height by image id, for the images that are there."""
@@ -207,7 +210,10 @@ def _locate(
     missing = []
     for key, entry in images.items():
         name = entry["file_name"].replace("\\", "/")
-        place = tree.find(posixpath.normpath(name), folders)
+        if packed:
+            place = mindrecord_place(tree, split, whole(entry.get("row")))
+        else:
+            place = tree.find(posixpath.normpath(name), folders)
         if place is None:
             missing.append(posixpath.join(folders[0], name))
             continue

@@ -26,6 +26,7 @@ _SAME_SPLIT = {
 _TRAIN = ("train2017", "trainval35k", "train2014", "train", "training", "trainval")
 _VAL = ("val2017", "minival2014", "minival", "val2014", "val", "valid", "validation", "dev", "test")
 WHOLE = "all"  # the name of a split that has none
+MINDRECORD_ROWS = 2048  # images in one MindRecord file
 HOLD_OUT = 10  # every tenth image validates where a data set comes undivided
 
 
@@ -129,6 +130,18 @@ def image_folders(tree: Tree, split: str, beside: str) -> List[str]:
 
     # Parents count too: a file_name may bring the last part of the folder with it.
     return sorted(tree.files, key=rank)
+
+
+def mindrecord_file(split: str, row: int) -> str:
+    """The name of the MindRecord file with image `row` of a split."""
+    return f"{split}-{row // MINDRECORD_ROWS:05}.mindrecord"
+
+
+def mindrecord_place(tree: Tree, split: str, row: Optional[int]) -> Optional[str]:
+    """The relative path that stands for that image ("a.mindrecord#17"); None if it is not there."""
+    if row is None or row < 0 or mindrecord_file(split, row) not in tree.files[""]:
+        return None
+    return f"{mindrecord_file(split, row)}#{row % MINDRECORD_ROWS}"
 
 
 def coco_files(tree: Tree) -> Dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 from src.records import printable
 
 MAX_PIXELS = 64_000_000  # a 47 KB PNG can decode to gigabytes
+MINDRECORD_MARK = ".mindrecord#"  # in a path: a row of that file
 MAX_BYTES = 256 * 1024 * 1024
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -121,7 +122,15 @@ def checked_header(path: str, data: bytes) -> Header:
 
 
 def read_bytes(path: str) -> bytes:
-    """The contents of an image file; ImageError if it is too large or cannot be read."""
+    """The contents of an image file, or of a row of a MindRecord file.
+
+    Raises:
+        ImageError: it is too large or cannot be read.
+    """
+    if MINDRECORD_MARK in path:
+        from src.mindrecords import read_row  # needs the framework, which nothing else here does
+
+        return read_row(path)
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:

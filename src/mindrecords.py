@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets as MindRecord files, for network disks where 100,000 small files are slow.
+
+`python -m src.mindrecords DATASET OUT` writes the images of each split into a few large files, and
+beside them a COCO annotation file that says in which row each image is. OUT is then a data set
+like any other: the same samples in the same order. Image files are stored byte for byte.
+"""
+
+import argparse
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from src.data_layout import MINDRECORD_ROWS, mindrecord_file
+from src.images import ImageError, read_bytes
+from src.records import DataError, DetectionData
+from src.scoring import ground_truth
+
+GROUP_ROWS = 64  # images under one category, which is how MindPage finds a row
+
+
+def read_row(path: str) -> bytes:
+    """The image file stored at `path`, e.g. "/data/train2017-00003.mindrecord#17".
+
+    Raises:
+        ImageError: the file cannot be read, or has no such row.
+    """
+    name, _, number = path.rpartition("#")
+    row = int(number)
+    try:
+        group, place = divmod(row, GROUP_ROWS)
+        found = _open(name, os.getpid()).read_at_page_by_name(str(group), place, 1)
+        if len(found) != 1 or found[0]["row"] != row:
+            raise ImageError(f"{path}: no such row")
+        return bytes(found[0]["image"])
+    except (RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, ImageError):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.startswith("[ERROR]")), "")
+        raise ImageError(f"{path}: cannot be read {reason[:200]}".strip()) from None
+
+
+@functools.cache
+def _open(name: str, pid: int) -> Any:
+    """One reader for each file and process: readers do not survive a fork."""
+    from mindspore.mindrecord import MindPage
+
+    page = MindPage(name, num_consumer=1)
+    page.category_field = "part"
+    page.read_category_info()
+    return page
+
+
+def write(data: DetectionData, folder: Path) -> Path:
+    """Write a split into `folder`; returns the annotation file, which is written last.
+
+    Raises:
+        DataError: an image file that cannot be read, or files of an earlier run in the way.
+    """
+    annotations = folder / "annotations" / f"instances_{data.split}.json"
+    if annotations.exists():
+        raise DataError(f"{annotations}: is already there")
+    annotations.parent.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(data.records), MINDRECORD_ROWS):
+        _write_file(data, start, folder / mindrecord_file(data.split, start))
+    content = ground_truth(data) if data.annotated else _without_boxes(data)
+    for row, (entry, record) in enumerate(zip(content["images"], data.records)):
+        entry["file_name"] = os.path.basename(record.path)
+        entry["row"] = row
+    content["mindrecord"] = 1  # version
+    partial = annotations.with_suffix(".part")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(partial, annotations)
+    return annotations
+
+
+def _without_boxes(data: DetectionData) -> Dict[str, Any]:
+    images = [{"id": r.image_id, "width": r.width, "height": r.height} for r in data.records]
+    names = zip(data.category_ids, data.class_names)
+    return {"images": images, "categories": [{"id": key, "name": name} for key, name in names]}
+
+
+def _write_file(data: DetectionData, start: int, path: Path) -> None:
+    from mindspore.mindrecord import FileWriter
+
+    writer = FileWriter(str(path), shard_num=1, overwrite=True)
+    kinds = {"part": "int32", "row": "int64", "image": "bytes"}
+    writer.add_schema({name: {"type": kind} for name, kind in kinds.items()}, "images")
+    writer.add_index(["part"])
+    stop = min(start + MINDRECORD_ROWS, len(data.records))
+    for first in range(start, stop, GROUP_ROWS):
+        rows = range(first, min(first + GROUP_ROWS, stop))
+        writer.write_raw_data([_row(data.records[row].path, row - start) for row in rows])
+    writer.commit()
+
+
+def _row(path: str, row: int) -> Dict[str, Any]:
+    try:
+        return {"part": row // GROUP_ROWS, "row": row, "image": read_bytes(path)}
+    except ImageError as error:
+        raise DataError(str(error)) from None
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Convert the splits of a data set, and return the exit code."""
+    from src.coco_utils import find_splits, load_data
+
+    parser = argparse.ArgumentParser(description="Write a data set as MindRecord files.")
+    parser.add_argument("dataset", type=Path, help="COCO or VOC folder")
+    parser.add_argument("output", type=Path, help="folder to write, then a data set itself")
+    parser.add_argument("splits", nargs="*", help="default: all; train and val of an undivided one")
+    args = parser.parse_args(argv)
+    try:
+        splits: List[str] = args.splits or find_splits(args.dataset)
+        for split in ["train", "val"] if splits == ["all"] else splits or ["train"]:
+            data = load_data(args.dataset, split)
+            print(f"{write(data, args.output)}: {len(data.records)} images", flush=True)
+    except (DataError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MindRecord files give the same samples in the same order as the files they were made from."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src import dataset, mindrecords
+from src.coco_utils import load_data
+from src.data_layout import MINDRECORD_ROWS, mindrecord_file
+from src.images import ImageError, read_bytes, read_image
+from src.samples import SampleStream
+from src.scoring import evaluate_coco, ground_truth
+from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
+
+ROOT = Path(__file__).resolve().parents[1]
+PRIORS = np.array([[0.5, 0.5, 0.4, 0.4], [0.2, 0.2, 0.3, 0.3]], np.float32)
+OPTIONS = {"input_size": 32, "mean_bgr": (104, 117, 123), "batch_size": 2, "total_steps": 9}
+
+
+def make_coco(root):
+    names = [f"{i} é.jpg" for i in range(9)]
+    rows = [(i + 1, 3 + 4 * (i % 2), [3 + i, 4, 20.123, 22.7], int(i == 4)) for i in range(8)]
+    write_coco(root, coco_content(names, rows))
+    for i, name in enumerate(names):
+        write_image(root / "train2017" / name, value=20 * i)
+    return root
+
+
+def assert_same_samples(before, after):
+    assert len(before.records) == len(after.records)
+    for name in ("class_names", "category_ids", "split"):
+        assert getattr(before, name) == getattr(after, name)
+    a, b = (SampleStream(d, PRIORS, seed=3, **OPTIONS) for d in (before, after))
+    for number in range(len(a)):
+        for x, y in zip(a[number], b[number]):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_the_same_samples_from_coco(tmp_path):
+    before = load_data(make_coco(tmp_path / "files"), "train")
+    mindrecords.write(before, tmp_path / "packed")
+    after = load_data(tmp_path / "packed", "train")
+    assert_same_samples(before, after)
+    assert ground_truth(before)["annotations"] == ground_truth(after)["annotations"]
+    assert evaluate_coco(after, [])["AP"] == 0
+    assert not list((tmp_path / "packed").glob("**/*.jpg"))
+    for old, new in zip(before.records, after.records):
+        assert read_bytes(new.path) == Path(old.path).read_bytes()
+
+
+def test_the_same_samples_from_voc(tmp_path):
+    files = {
+        str(i): voc_xml([("cat", (1 + i, 2, 30, 31)), ("dog", (3, 3, 9, 9), 1)])
+        for i in range(1, 4)
+    }
+    before = load_data(write_voc(tmp_path / "files", files, {"train": "231"}), "train")
+    mindrecords.write(before, tmp_path / "packed")
+    after = load_data(tmp_path / "packed", "train")
+    assert_same_samples(before, after)
+    assert [row.ignore.tolist() for row in after.records] == [[False, True]] * 3
+
+
+def test_several_files_and_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.data_layout.MINDRECORD_ROWS", 4)
+    monkeypatch.setattr(mindrecords, "MINDRECORD_ROWS", 4)
+    monkeypatch.setattr(mindrecords, "GROUP_ROWS", 3)
+    before = load_data(make_coco(tmp_path / "files"), "train")
+    mindrecords.write(before, tmp_path / "packed")
+    assert len(list((tmp_path / "packed").glob("*.mindrecord"))) == 3
+    assert_same_samples(before, load_data(tmp_path / "packed", "train"))
+
+
+def test_worker_processes_read_for_themselves(tmp_path):
+    before = load_data(make_coco(tmp_path / "files"), "train")
+    mindrecords.write(before, tmp_path / "packed")
+    after = load_data(tmp_path / "packed", "train")
+    read_image(after.records[0].path)  # opened here before the workers start
+    pipelines = [
+        dataset.build_train_dataset(data, PRIORS, seed=3, num_workers=2, **OPTIONS)
+        for data in (before, after)
+    ]
+    both = [list(dataset.batches(pipeline)) for pipeline in pipelines]
+    assert len(both[0]) == len(both[1]) == 9
+    for first, second in zip(*both):
+        for a, b in zip(first, second):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    data = load_data(make_coco(tmp_path / "files"), "train")
+    mindrecords.write(data, tmp_path / "packed")
+    with pytest.raises(ValueError, match="is already there"):
+        mindrecords.write(data, tmp_path / "packed")
+    path = load_data(tmp_path / "packed", "train").records[0].path
+    with pytest.raises(ImageError, match="#99: cannot be read"):
+        read_bytes(path.replace("#0", "#99"))
+    assert mindrecord_file("x", MINDRECORD_ROWS) == "x-00001.mindrecord"
+    (tmp_path / "packed" / mindrecord_file("train2017", 0)).unlink()
+    with pytest.raises(ValueError, match="9 of 9 missing"):
+        load_data(tmp_path / "packed", "train")
+
+
+def test_the_script_from_any_folder(tmp_path):
+    make_coco(tmp_path / "files")
+    command = ["bash", str(ROOT / "scripts" / "make_mindrecord.sh"), "files"]
+    environment = {**os.environ, "PYTHON": os.sys.executable}
+    run = subprocess.run(
+        [*command, "out"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "instances_train2017.json: 9 images" in run.stdout
+    assert len(load_data(tmp_path / "out", "train").records) == 9
+    run = subprocess.run(
+        [*command, "out"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 2
+    assert "already there" in run.stderr
+    assert "Traceback" not in run.stderr
