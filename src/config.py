@@ -143,6 +143,12 @@ _TINY_TRAIN = {
     "total_epochs": 24,
     "num_workers": 1,
 }
+# SSD300 as in the PyTorch tutorials: 8,732 priors, 4 or 6 a cell.
+_SSD300_ANCHORS = {
+    "scales": (0.10, 0.20, 0.37, 0.54, 0.71, 0.88, 1.05),
+    "steps": (8.0, 16.0, 32.0, 64.0, 100.0, 300.0),
+    "ratios": ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)),
+}
 
 PRESETS: Mapping[str, Config] = {
     config.experiment_tag: config
@@ -154,6 +160,10 @@ PRESETS: Mapping[str, Config] = {
         _preset("m2det320_resnet101", model={"backbone": "resnet101", "input_size": 320}),
         _preset("m2det512_resnet101", model={"backbone": "resnet101", "input_size": 512}),
         _preset("m2det320_resnet50", model={"backbone": "resnet50", "input_size": 320}),
+        # What the paper's Table 2 compares with, and SSD itself.
+        _preset("ssd320_vgg16", model={"input_size": 320, "neck": "ssd"}),
+        _preset("deconv320_vgg16", model={"input_size": 320, "neck": "deconv"}),
+        _preset("ssd300_vgg16", model={"input_size": 300, "neck": "ssd"}, anchors=_SSD300_ANCHORS),
         _preset("m2det_tiny", random_seed=0, model=_TINY_MODEL, train=_TINY_TRAIN),
     )
 }

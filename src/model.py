@@ -15,8 +15,9 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from src.backbones import build_backbone
-from src.config import Config
+from src.config import Config, ModelConfig
 from src.priors import map_sizes, prior_shapes_per_cell
+from src.ssd import DeconvNeck, SSDNeck
 
 # Share of the old running value that stays; torch's momentum of 0.01 in MLFPN, 0.1 in `Norm`.
 MLFPN_MOMENTUM = 0.99
@@ -248,14 +249,24 @@ def build_model(config: Config) -> M2Det:
     Raises:
         ValueError: an input size that the feature pyramid cannot be built on.
     """
-    model = config.model
-    num_scales = len(map_sizes(model))
-    backbone = build_backbone(model.backbone)
-    neck = MLFPN(
-        backbone.out_channels,
+    backbone = build_backbone(config.model.backbone)
+    sizes = map_sizes(config.model)
+    neck = _build_neck(config.model, backbone.out_channels, sizes)
+    priors_per_cell = prior_shapes_per_cell(config.anchors, len(sizes))
+    head = MultiBoxHead(neck.out_channels, priors_per_cell, config.model.num_classes)
+    return M2Det(backbone, neck, head)
+
+
+def _build_neck(model: ModelConfig, in_channels: Tuple[int, int], sizes: Sequence[int]) -> nn.Cell:
+    if model.neck == "ssd":
+        return SSDNeck(in_channels, sizes)
+    if model.neck == "deconv":
+        return DeconvNeck(in_channels, sizes, model.planes)
+    return MLFPN(
+        in_channels,
         model.planes,
         model.num_levels,
-        num_scales,
+        len(sizes),
         model.smooth,
         model.sfam,
         model.shared_squeeze,
@@ -263,6 +274,3 @@ def build_model(config: Config) -> M2Det:
         model.upsample,
         model.base_feature,
     )
-    priors_per_cell = prior_shapes_per_cell(config.anchors, num_scales)
-    head = MultiBoxHead(neck.out_channels, priors_per_cell, model.num_classes)
-    return M2Det(backbone, neck, head)

@@ -53,6 +53,21 @@ def feature_sizes(input_size: int, num_scales: int) -> List[int]:
     return feature_sizes(input_size, num_scales - 1)
 
 
+def ssd_feature_sizes(input_size: int) -> List[int]:
+    """Sides of SSD's six feature maps in cells: halved three times, then two off each time.
+
+    Raises:
+        ValueError: nothing is left for the last map.
+    """
+    sizes = [-(-input_size // 8)]
+    for _ in range(3):
+        sizes.append((sizes[-1] + 1) // 2)
+    sizes += [sizes[-1] - 2, sizes[-1] - 4]
+    if sizes[-1] < 1:
+        raise ValueError(f"input_size {input_size} is too small for SSD's six feature maps")
+    return sizes
+
+
 def derived_table(input_size: int, sizes: Sequence[int]) -> PriorTable:
     """A table for an input size the official code has none for.
 
@@ -111,7 +126,9 @@ def make_priors(config: Config) -> np.ndarray:
 
 def map_sizes(model: ModelConfig) -> List[int]:
     """Sides in cells of the feature maps the network of `model` predicts from."""
-    return feature_sizes(model.input_size, model.num_scales)
+    if model.neck == "mlfpn":
+        return feature_sizes(model.input_size, model.num_scales)
+    return ssd_feature_sizes(model.input_size)
 
 
 def _table(anchors: AnchorConfig, input_size: int, sizes: Sequence[int]) -> PriorTable:

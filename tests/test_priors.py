@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from src.config import get_config
-from src.priors import derived_table, feature_sizes, make_priors, prior_boxes
+from src.priors import (
+    derived_table,
+    feature_sizes,
+    make_priors,
+    prior_boxes,
+    ssd_feature_sizes,
+)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +96,25 @@ def test_against_the_official_code(golden, size):
     expected = np.load(golden / f"priors_{size}.npz")["priors"]
     ours = make_priors(get_config(f"m2det{size}_vgg16"))
     assert np.abs(ours - expected).max() <= 1e-6
+
+
+def test_ssd300_has_its_8732_priors():
+    priors = make_priors(get_config("ssd300_vgg16"))
+    assert priors.shape == (8732, 4)
+    # 4 boxes a cell on the 38x38 map: 30 and sqrt(30 * 60) pixels, then ratio 2
+    centre, between = 4 / 300, (30 * 60) ** 0.5 / 300
+    expected = [[centre] * 2 + size for size in ([0.1, 0.1], [between] * 2)]
+    np.testing.assert_allclose(priors[:2], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(300, [38, 19, 10, 5, 3, 1]), (320, [40, 20, 10, 5, 3, 1]), (512, [64, 32, 16, 8, 6, 4])],
+)
+def test_ssd_feature_sizes(size, expected):
+    assert ssd_feature_sizes(size) == expected
+
+
+def test_ssd_needs_room_for_six_maps():
+    with pytest.raises(ValueError, match="128"):
+        ssd_feature_sizes(128)

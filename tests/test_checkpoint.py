@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from src.checkpoint import (
+    CheckpointError,
+    Labels,
+    load_labels,
+    read_checkpoint,
+    resolve_config,
+    save_checkpoint,
+    save_config,
+    write_atomically,
+)
+from src.config import ConfigError, get_config
+from src.utils import load_weights
+
+pytestmark = pytest.mark.usefixtures("device")
+
+
+class Small(nn.Cell):
+    def __init__(self, outputs=3):
+        super().__init__()
+        self.dense = nn.Dense(2, outputs)
+        self.norm = nn.BatchNorm1d(outputs)
+
+
+def values(net):
+    return {name: p.asnumpy().copy() for name, p in net.parameters_dict().items()}
+
+
+@pytest.fixture(params=["ckpt", "safetensors"])
+def saved(request, tmp_path):
+    net = Small()
+    path = tmp_path / f"net.{request.param}"
+    save_checkpoint(net.parameters_dict(), path)
+    return net, path
+
+
+def test_round_trip(saved):
+    net, path = saved
+    other = Small()
+    load_weights(other, path)
+    for name, value in values(net).items():
+        np.testing.assert_array_equal(values(other)[name], value)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file
+
+
+def test_every_mismatch_is_named(saved):
+    _, path = saved
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(Small(4), path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for name in ("dense.weight", "dense.bias", "norm.gamma", "norm.moving_mean"):
+        assert name in message
+    assert "(3, 2)" in message
+    assert "(4, 2)" in message
+
+
+def test_missing_and_unknown_names(tmp_path):
+    content = dict(Small().parameters_dict())
+    content["other"] = content.pop("dense.bias")
+    save_checkpoint(content, tmp_path / "net.ckpt")
+    net = Small()
+    before = values(net)
+    with pytest.raises(CheckpointError, match=r"dense\.bias is missing.*other is not a parameter"):
+        load_weights(net, tmp_path / "net.ckpt")
+    for name, value in values(net).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_nan_weights_are_refused(tmp_path):
+    content = {n: Tensor(p.asnumpy()) for n, p in Small().parameters_dict().items()}
+    content["dense.bias"] = Tensor([1.0, np.nan, 0.0], ms.float32)
+    save_checkpoint(content, tmp_path / "net.ckpt")
+    with pytest.raises(CheckpointError, match=r"dense\.bias"):
+        load_weights(Small(), tmp_path / "net.ckpt")
+
+
+def test_only_a_prefix(tmp_path):
+    content = {f"backbone.{n}": p for n, p in Small().parameters_dict().items()}
+    content["head.weight"] = Tensor([1.0], ms.float32)
+    save_checkpoint(content, tmp_path / "net.ckpt")
+    owner = nn.Cell()
+    owner.backbone = Small()
+    load_weights(owner.backbone, tmp_path / "net.ckpt", prefix="backbone.")
+    with pytest.raises(CheckpointError, match=r"head\.weight"):
+        load_weights(owner.backbone, tmp_path / "net.ckpt")
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flip"])
+def test_damaged_files(saved, damage):
+    _net, path = saved
+    raw = bytearray(path.read_bytes())
+    if damage == "flip":
+        if path.suffix == ".safetensors":
+            pytest.skip("safetensors has no checksum")
+        raw[len(raw) // 2] ^= 1
+    path.write_bytes({"cut": raw[: len(raw) // 2], "empty": b"", "text": b"hello"}.get(damage, raw))
+    with pytest.raises(CheckpointError, match=path.name) as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_bad_ending(tmp_path):
+    with pytest.raises(CheckpointError, match="not found"):
+        read_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(ValueError, match=r"\.safetensors"):
+        save_checkpoint(Small().parameters_dict(), tmp_path / "net.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
+    _net, path = saved
+    before = path.read_bytes()
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(ms, "save_checkpoint", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(Small().parameters_dict(), path)
+    assert path.read_bytes() == before
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_config_and_labels_beside_a_checkpoint(tmp_path):
+    config = get_config("m2det_tiny", ["model.num_classes=3"])
+    labels = Labels(("Katze", "犬"), (7, 9))
+    save_config(tmp_path / "run", config, labels)
+    checkpoint = tmp_path / "run" / "x.ckpt"
+    assert resolve_config(None, [], checkpoint) == config
+    assert resolve_config(None, ["train.lr=1"], checkpoint).train.lr == 1
+    assert resolve_config("m2det320_vgg16", [], checkpoint).model.input_size == 320
+    assert load_labels(checkpoint) == labels
+    assert load_labels(tmp_path / "x.ckpt") is None
+    with pytest.raises(ConfigError, match=r"config\.json not found"):
+        resolve_config(None, [], tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"class_names": 3, "category_ids": [1]}'])
+def test_damaged_labels(tmp_path, text):
+    write_atomically(tmp_path / "labels.json", text)
+    with pytest.raises(ValueError, match=r"labels\.json"):
+        load_labels(tmp_path / "x.ckpt")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports point one way, and the pure layer knows no framework."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PURE = {"config", "priors", "box_utils", "lr_scheduler", "nms"}
+DATA = {
+    "records",
+    "images",
+    "coco_json",
+    "data_layout",
+    "voc_files",
+    "coco_utils",
+    "voc_utils",
+    "scoring",
+    "transforms",
+    "dataset",
+    "samples",
+    "voc_scoring",
+    "multi_scale",
+    "mindrecords",
+    "data_report",
+    "data_picture",
+    "draw",
+}
+GRAPH = {"backbones", "model", "loss", "checkpoint", "utils", "detector"}
+RUNTIME = {"callback", "trainer", "evaluation"}
+ALLOWED = {
+    **dict.fromkeys(PURE, PURE),
+    **dict.fromkeys(DATA, PURE | DATA),
+    **dict.fromkeys(GRAPH, PURE | DATA | GRAPH),
+    **dict.fromkeys(RUNTIME, PURE | DATA | GRAPH | RUNTIME),
+}
+
+
+def imported(path):
+    """Top-level names of every module a file imports, and the parts of `src` among them."""
+    names, parts = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+            if node.module == "src":
+                modules = [f"src.{alias.name}" for alias in node.names]
+        for module in modules:
+            names.add(module.split(".")[0])
+            if module.startswith("src."):
+                parts.add(module.split(".")[1])
+    return names, parts
+
+
+def files_of(part):
+    path = ROOT / "src" / part
+    return list(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_imports_point_one_way(part):
+    for path in files_of(part):
+        _, parts = imported(path)
+        assert parts <= ALLOWED[part], f"{path} imports {sorted(parts - ALLOWED[part])}"
+
+
+@pytest.mark.parametrize("part", sorted(PURE))
+def test_the_pure_layer_imports_no_framework(part):
+    for path in files_of(part):
+        names, _ = imported(path)
+        assert not names & {"mindspore", "torch", "cv2", "pycocotools"}
+
+
+def test_the_configuration_needs_the_standard_library_only():
+    names, parts = imported(ROOT / "src" / "config.py")
+    assert names <= {"dataclasses", "json", "math", "typing"}
+    assert not parts
+
+
+def test_only_build_functions_and_scripts_see_the_configuration():
+    """A class that takes a Config could be anything; parts take plain arguments."""
+    for path in (ROOT / "src").rglob("*.py"):
+        for cls in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(cls, ast.ClassDef):
+                continue
+            for item in cls.body:
+                if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                    kinds = {ast.unparse(a.annotation) for a in item.args.args if a.annotation}
+                    assert "Config" not in kinds, f"{path}: {cls.name}"
