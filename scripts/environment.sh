@@ -4,6 +4,8 @@
 # VENV is its folder (default: .venv), PYTHON the interpreter to make it with.
 
 VENV=${VENV:-$ROOT/.venv}
+[[ $VENV == /* ]] || VENV=$PWD/$VENV
+[[ ${PYTHON:-} != */* || $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
 VERSION_OK='import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))'
 TORCH_CPU=https://download.pytorch.org/whl/cpu
 
@@ -21,18 +23,18 @@ find_base_python() {
 Another interpreter: PYTHON=/path/to/python3.11 bash $0"
 }
 
-# version_of PYTHON: e.g. 3.11
+# version_of PYTHON [MODULE]: e.g. 3.11; nothing if it does not run or lacks the module
 version_of() {
-  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+  "$1" -c "import sys, ${2:-sys}; print('%d.%d' % sys.version_info[:2])" 2>/dev/null || true
 }
 
 # make_environment FILE...: VENV with the requirements files, and PYTHON set to its interpreter.
 # Quick when they are the ones installed last time.
 make_environment() {
-  local base stamp wanted
-  base=$(find_base_python) || exit 2
-  if [[ ! -x $VENV/bin/python || -z $(version_of "$VENV/bin/python") ]] ||
-    { [[ -n ${PYTHON:-} ]] && [[ $(version_of "$base") != $(version_of "$VENV/bin/python") ]]; }; then
+  local base stamp wanted version
+  version=$(version_of "$VENV/bin/python" pip) # none if it was left unfinished
+  if [[ -z $version ]] || [[ -n ${PYTHON:-} && $version != $(version_of "$PYTHON") ]]; then
+    base=$(find_base_python) || exit 2
     printf 'making %s with Python %s\n' "$VENV" "$(version_of "$base")"
     "$base" -m venv --clear "$VENV" || die "could not make $VENV"
   fi

@@ -22,8 +22,9 @@ step() {
 }
 
 case ${1:-} in -h | --help) want_arguments 0 "$@" ;; esac
-cd "$ROOT"
 out=${OUT:-quickstart}
+[[ -z ${OUT:-} || $OUT == /* ]] || out=$PWD/$OUT
+cd "$ROOT"
 device=(--device_target "${DEVICE_TARGET:-CPU}")
 
 step 1 "Python environment"

