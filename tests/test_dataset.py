@@ -2,10 +2,13 @@
 """The data pipeline: order, sharding, workers, unreadable images."""
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from src import dataset, samples
@@ -188,6 +191,33 @@ def test_a_file_of_another_size_than_annotated_scales_its_boxes(tmp_path):
     boxes, labels = samples.training_boxes(record, np.zeros((96, 60, 3), np.uint8))
     np.testing.assert_allclose(boxes, [[10, 16, 40, 60]])
     assert labels.tolist() == [1]
+
+
+def test_a_run_that_stops_half_way_ends_at_once_and_cleanly(tmp_path):
+    """The process leaves while workers are still producing."""
+    make_data(tmp_path)
+    script = f"""
+from pathlib import Path
+from tests.test_dataset import *
+pipeline = dataset.build_train_dataset(
+    make_data(Path({str(tmp_path)!r})), grid_priors(), input_size=64, mean_bgr=MEAN,
+    batch_size=2, total_steps=100000, num_workers=2)
+made = dataset.batches(pipeline)
+next(made)
+import psutil
+print(" ".join(str(child.pid) for child in psutil.Process().children(recursive=True)))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    for pid in map(int, run.stdout.split()):
+        assert not psutil.pid_exists(pid)
 
 
 def test_no_more_workers_than_cores():
