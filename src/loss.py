@@ -97,7 +97,7 @@ class ModelWithLoss(nn.Cell):
     """Images and targets to (loc_loss + conf_loss, loc_loss, conf_loss), one forward pass."""
 
     def __init__(self, model: nn.Cell, criterion: nn.Cell) -> None:
-        super().__init__()
+        super().__init__(auto_prefix=False)  # the weights keep the model's own names
         self.model = model
         self.criterion = criterion
 
