@@ -147,7 +147,7 @@ def memory_of_epochs(data: DetectionData, workers: int, batch_size: int) -> List
     """
     priors = make_priors(get_config(f"m2det{SIZE}_vgg16"))
     steps = len(data.records) // batch_size
-    held = []
+    held: List[float] = []
     made = our_batches(data, priors, SIZE, batch_size, workers, epochs=3)
     for step, _ in enumerate(made, 1):
         if step % steps == 0 and len(held) < 3:

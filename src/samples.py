@@ -33,12 +33,12 @@ class Reader:
     def __init__(self, data: DetectionData, strict: bool = False) -> None:
         self.records = data.records
         self.strict = strict
-        self._bad = multiprocessing.RawArray("b", len(data.records))
+        self._bad = multiprocessing.Array("b", len(data.records))
 
     @property
     def unreadable(self) -> int:
         """How many images could not be read so far."""
-        return sum(1 for mark in self._bad if mark)
+        return sum(self._bad.get_obj())
 
     def read(self, index: int) -> Optional[np.ndarray]:
         """The (H, W, 3) uint8 image of a record, or None if it cannot be read.
@@ -46,7 +46,7 @@ class Reader:
         Raises:
             DataError: it cannot be read, and `strict` is set.
         """
-        if self._bad[index]:
+        if self._bad.get_obj()[index]:
             return None
         record = self.records[index]
         try:
@@ -54,8 +54,10 @@ class Reader:
         except ImageError as error:
             if self.strict:
                 raise DataError(str(error)) from None
-            self._bad[index] = 1
-            logger.warning("%s; left out", error)
+            with self._bad.get_lock():
+                first, self._bad[index] = not self._bad[index], 1
+            if first:
+                logger.warning("%s; left out (%d so far)", error, self.unreadable)
             return None
 
 

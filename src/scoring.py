@@ -158,19 +158,33 @@ def _coco_truth(data: DetectionData) -> List[Dict[str, Any]]:
     findings = Findings()
     rows: List[Dict[str, Any]] = []
     for raw in raw_boxes(read_json(data.annotation_path), findings, set(data.category_ids)):
+        if raw.image_id not in sizes:
+            continue
         x, y, w, h = raw.bbox_xywh
-        if raw.image_id in sizes and findings.clip((x, y, x + w, y + h), sizes[raw.image_id], ""):
+        clipped = findings.clip((x, y, x + w, y + h), sizes[raw.image_id], "")
+        if clipped:
             rows.append(
                 {
                     "image_id": raw.image_id,
                     "category_id": raw.category_id,
-                    "bbox": list(raw.bbox_xywh),
+                    "bbox": _within_a_pixel(raw.bbox_xywh, clipped),
                     "area": raw.area,
                     "iscrowd": int(raw.crowd),
                     "id": len(rows) + 1,
                 }
             )
     return rows
+
+
+def _within_a_pixel(
+    raw_xywh: Tuple[float, float, float, float], clipped_xyxy: Tuple[float, float, float, float]
+) -> List[float]:
+    """The box as it stands in the file, or clipped where it reaches further out of the image."""
+    x, y, w, h = raw_xywh
+    left, top, right, bottom = clipped_xyxy
+    if max(left - x, top - y, x + w - right, y + h - bottom) <= 1:
+        return [x, y, w, h]
+    return [left, top, right - left, bottom - top]
 
 
 def _numbered(results: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:

@@ -88,6 +88,7 @@ def test_sizes_follow_the_areas_of_the_file(tmp_path):
 
 def test_unusable_ground_truth_does_not_cost_score(tmp_path):
     rows = [(1, 3, [0, 0, 10, 10]), (1, 3, [5, 5, 0, 9]), (1, 3, [float("nan"), 0, 9, 9])]
+    rows.append((1, 3, [50, 40, 30, 30]))  # of which 10 x 8 pixels are in the image
     data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
     assert evaluate_coco(data, perfect(data))["AP"] == pytest.approx(1.0)
 
@@ -123,6 +124,29 @@ def test_voc_data_is_scored_the_coco_way_too(tmp_path):
         1.0
     )  # difficult ones are not missed
     assert evaluate_coco(data, [])["AP"] == 0.0
+
+
+def test_the_numbers_are_those_of_pycocotools_on_the_file_itself():
+    """Noisy boxes on real annotations: every digit, although training reads clipped float32."""
+    coco = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    if not (SHARED / "data" / "coco_tiny").is_dir():
+        pytest.skip("the shared COCO images are not there")
+    data = load_data(SHARED / "data" / "coco_tiny", "val")
+    rng = np.random.default_rng(0)
+    results = perfect(data)
+    for result in results:
+        result["bbox"] = [v + rng.normal(0, 4) for v in result["bbox"][:2]] + result["bbox"][2:]
+        result["score"] = float(rng.random())
+    truth = coco.COCO(data.annotation_path)
+    scorer = COCOeval(truth, truth.loadRes(results), "bbox")
+    scorer.evaluate()
+    scorer.accumulate()
+    scorer.summarize()
+    ours = list(evaluate_coco(data, results).values())
+    assert 0.2 < ours[0] < 0.9
+    assert ours == scorer.stats.tolist()
 
 
 @pytest.mark.parametrize("name", ["coco_tiny", "bccd"])
