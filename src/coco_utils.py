@@ -16,6 +16,7 @@ from src.data_layout import (
     coco_files,
     held_out,
     image_folders,
+    is_coco_name,
     mindrecord_place,
     report_missing,
     scan,
@@ -85,8 +86,7 @@ def find_splits(root: Union[str, os.PathLike], allow_links: bool = False) -> Lis
 def _is_coco(tree: Tree) -> bool:
     available = coco_files(tree)
     # A stray JSON file beside a folder of XML files does not make it COCO.
-    named = any("instances_" in path or "annotations." in path for path in available.values())
-    return bool(available) and (named or not is_voc(tree))
+    return bool(available) and (any(map(is_coco_name, available.values())) or not is_voc(tree))
 
 
 def _load(tree: Tree, split: str, findings: Findings) -> DetectionData:

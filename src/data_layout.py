@@ -27,6 +27,11 @@ _TRAIN = ("train2017", "trainval35k", "train2014", "train", "training", "trainva
 _VAL = ("val2017", "minival2014", "minival", "val2014", "val", "valid", "validation", "dev", "test")
 WHOLE = "all"  # the name of a split that has none
 MINDRECORD_ROWS = 2048  # images in one MindRecord file
+MOST_JSON = 20  # in one folder
+_NO_SPLIT = (  # names of files that say nothing about the split
+    *("", "_annotations", "annotations", "annotation", "instances", "coco", "default"),
+    *("labels", "result", "data", "dataset"),
+)
 HOLD_OUT = 10  # every tenth image validates where a data set comes undivided
 
 
@@ -63,7 +68,7 @@ class Tree:
 
 
 def scan(root: Union[str, os.PathLike], allow_links: bool = False) -> Tree:
-    """The files below `root`, to a depth of four folders; hidden folders are passed over.
+    """The files below `root`, to a depth of four folders; what is hidden is passed over.
 
     A link that leads out of the root is not followed unless `allow_links`.
 
@@ -86,6 +91,8 @@ def scan(root: Union[str, os.PathLike], allow_links: bool = False) -> Tree:
             with os.scandir(tree.path(folder)) as entries:
                 for entry in entries:
                     relative = posixpath.join(folder, entry.name) if folder else entry.name
+                    if entry.name[0] == ".":  # hidden, or what macOS leaves in archives
+                        continue
                     if entry.is_symlink() and not allow_links and not _inside(entry.path, real):
                         tree.outside[relative] = os.path.realpath(entry.path)
                     elif entry.is_file():
@@ -148,63 +155,49 @@ def coco_files(tree: Tree) -> Dict[str, str]:
     """Annotation file (relative path) by split name."""
     found: Dict[str, str] = {}
     for folder in sorted(tree.files, key=lambda name: (name.count("/"), name)):
-        if folder.count("/") > 1:
-            continue
-        # instances_* first: it is COCO's own name for boxes.
-        names = sorted(
-            tree.files[folder], key=lambda name: (not name.startswith("instances_"), name)
-        )
-        for name in names:
+        names = [name for name in tree.files[folder] if name.lower().endswith(".json")]
+        sure = sorted(name for name in names if is_coco_name(name))
+        # One JSON file for each image is another format.
+        others = sorted(set(names) - set(sure)) if len(names) <= MOST_JSON else []
+        for name in sure + others if folder.count("/") < 2 else ():
+            path = posixpath.join(folder, name) if folder else name
             split = _split_of(name, folder)
-            if split and split not in found:
-                found[split] = posixpath.join(folder, name) if folder else name
+            known = not split or split in found
+            if not known and (name in sure or _looks_like_coco(tree.path(path))):
+                found[split] = path
     return found
+
+
+def is_coco_name(path: str) -> bool:
+    """Whether a file is named as COCO or an exporter of it does."""
+    name = posixpath.basename(path).lower()
+    return name.startswith(("instances_", "image_info_")) or "annotations.coco" in name
+
+
+def _looks_like_coco(path: str) -> bool:
+    """Whether a JSON file starts like one: a key of COCO near the front."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1 << 16).replace(b"\0", b"")  # UTF-16 is then ASCII enough
+    except OSError:
+        return False
+    return any(key in head for key in (b'"images"', b'"annotations"', b'"categories"'))
 
 
 def _split_of(name: str, folder: str) -> str:
     """The split that the JSON file `name` annotates; "" if its name says that it holds no boxes."""
-    stem, suffix = os.path.splitext(name)
-    other = (
-        "captions_",
-        "person_keypoints_",
-        "panoptic_",
-        "stuff_",
-        "label",
-        "config",
-        "metrics",
-        "detections",
-        ".",
-    )
-    if suffix.lower() != ".json" or stem.lower().startswith(other):
+    stem = os.path.splitext(name)[0].lower()
+    if stem.startswith(("captions_", "person_keypoints_", "panoptic_", "stuff_")):
         return ""
-    for prefix in (
-        "instances_",
-        "image_info_",
-        "annotations_",
-        "annotation_",
-        "coco_",
-        "_annotations",
-    ):
-        if stem.lower().startswith(prefix):
-            stem = stem[len(prefix) :]
-    for ending in ("_annotations.coco", ".coco", "_annotations", "_coco", "_instances"):
-        if stem.lower().endswith(ending):
-            stem = stem[: -len(ending)]
-    if stem.lower() not in (
-        "",
-        "annotations",
-        "annotation",
-        "instances",
-        "coco",
-        "default",
-        "result",
-        "data",
-    ):
-        return stem
+    start, end = 0, len(stem)
+    for prefix in ("instances_", "image_info_", "annotations_", "annotation_", "coco_"):
+        start += len(prefix) if stem[start:].startswith(prefix) else 0
+    for ending in (".coco", "_annotations", "_coco", "_instances"):
+        end -= len(ending) if stem[start:end].endswith(ending) else 0
+    if stem[start:end] not in _NO_SPLIT:
+        return name[start:end]
     last = posixpath.basename(folder)
-    return (
-        last if last.lower() not in ("", "annotations", "annotation", "labels", "images") else WHOLE
-    )
+    return last if last.lower() not in (*_NO_SPLIT, "images") else WHOLE
 
 
 def choose_split(split: str, available: Mapping[str, object], where: str) -> str:
@@ -222,10 +215,11 @@ def choose_split(split: str, available: Mapping[str, object], where: str) -> str
             return name
     for family, names in (("train", _TRAIN), ("val", _VAL)):
         if split == family:
-            likely = [name for name in names if name in available]
-            likely += sorted(name for name in available if name.startswith(family))
+            by_lower = {name.lower(): name for name in sorted(available, reverse=True)}
+            likely = [name for name in names if name in by_lower]
+            likely += sorted(name for name in by_lower if name.startswith(family))
             if likely:
-                return likely[0]
+                return by_lower[likely[0]]
             if list(available) == [WHOLE]:
                 return split
     if not available:

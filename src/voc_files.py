@@ -33,10 +33,10 @@ class XmlFolder:
         self.parent = posixpath.dirname(folder)
         files = sorted(name for name in tree.files[folder] if name.lower().endswith(".xml"))
         self.names: Dict[str, str] = {name[:-4]: name for name in files}
-        lists = posixpath.join(self.parent, "ImageSets/Main")
         self.splits = {
-            name[:-4]: posixpath.join(lists, name)
-            for name in tree.files.get(lists, ())
+            name[:-4]: posixpath.join(self.parent, lists, name)
+            for lists in ("ImageSets", "ImageSets/Main")  # the latter wins
+            for name in tree.files.get(posixpath.join(self.parent, lists), ())
             if name.endswith(".txt")
         }
         part = posixpath.basename(folder)

@@ -5,6 +5,7 @@ Boxes of VOC count pixels from 1 and include the last one. Here they are edges i
 xmax - xmin + 1 of the development kit becomes right - left, and + 1 appears nowhere else.
 """
 
+import posixpath
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from src.data_layout import (
@@ -112,8 +113,11 @@ def _members(
 def _listed(tree: Tree, folder: XmlFolder, split: str, findings: Findings) -> List[Member]:
     """The members named in one ImageSets list."""
     path = tree.path(folder.splits[split])
-    stems = read_list(path)
-    for stem in stems:
+    stems = []
+    for stem in read_list(path):
+        if stem not in folder.names:  # some lists name the image file
+            stem = posixpath.splitext(posixpath.basename(stem))[0]
+        stems.append(stem)
         if stem not in folder.names:
             xml = f"{tree.path(folder.folder)}/{stem}.xml"
             findings.refuse("missing XML files", f"{xml}: no such file, listed in {path}")

@@ -58,6 +58,11 @@ def test_reads_boxes_labels_and_crowds(tmp_path):
         ("train.json", "pictures of mine", "train", "train"),
         ("annotations.json", ".", "all", "all"),
         ("annotations/instances_default.json", "images/default", "all", "all"),
+        ("labels.json", "data", "all", "all"),
+        ("result.json", "images", "all", "all"),
+        ("Train_coco.json", "images/train", "train", "Train"),
+        ("train/annotations.json", "train/images", "train", "train"),
+        ("annotations/trainval.json", ".", "train", "trainval"),
     ],
 )
 def test_finds_every_layout(tmp_path, annotations, images, split, found):
@@ -86,7 +91,8 @@ def test_the_folder_of_the_split_wins_where_names_repeat(tmp_path):
 def test_an_undivided_data_set_validates_on_every_tenth_image(tmp_path):
     names = [f"{i:02}.jpg" for i in range(20)]
     root = write_coco(tmp_path, coco_content(names, [(1, 3, [0, 0, 9, 9])]), ".", "labels.json")
-    (root / "labels.json").rename(root / "annotations.json")
+    (root / "package.json").write_text('{"name": "x", "version": 1}')
+    (root / "._labels.json").write_text("left by macOS")
     ids = {s: [row.image_id for row in load_data(root, s).records] for s in ("train", "val", "all")}
     assert ids["val"] == [10, 20]
     assert sorted(ids["train"] + ids["val"]) == sorted(ids["all"]) == list(range(1, 21))

@@ -55,6 +55,13 @@ def test_lists_for_one_class_leave_out_the_images_without_it(tmp_path):
     assert [row.path[-5:] for row in load_data(root, "dog_train").records] == ["b.jpg"]
 
 
+def test_lists_beside_main_and_lists_of_file_names(tmp_path):
+    root = write_voc(tmp_path, {"a": CAT, "b": DOG}, {})
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets" / "train.txt").write_text("JPEGImages/a.jpg\nb.jpg\n")
+    assert len(load_data(root, "train").records) == 2
+
+
 def test_size_comes_from_the_file_where_the_annotation_has_none(tmp_path):
     root = write_voc(tmp_path, {"a": voc_xml([("cat", (1, 1, 9, 9))], size=None)}, {"train": ["a"]})
     record = load_data(root, "train").records[0]
