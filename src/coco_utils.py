@@ -10,7 +10,6 @@ from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tupl
 
 from src.coco_json import brief, entries_of, raw_boxes, read_json, whole
 from src.data_layout import (
-    WHOLE,
     Tree,
     choose_split,
     coco_files,
@@ -93,7 +92,8 @@ def _load(tree: Tree, split: str, findings: Findings) -> DetectionData:
     if _is_coco(tree):
         available = coco_files(tree)
         name = choose_split(split, available, tree.root)
-        return _load_coco(tree, name, available.get(name, available.get(WHOLE, "")), findings)
+        whole_set = next(iter(available.values()))  # the only one, where `name` is a part of it
+        return _load_coco(tree, name, available.get(name, whole_set), findings)
     if is_voc(tree):
         return load_voc(tree, split, findings)
     link = next((f"; {link} is a link out of it" for link in tree.outside), "")

@@ -220,11 +220,17 @@ def choose_split(split: str, available: Mapping[str, object], where: str) -> str
             likely += sorted(name for name in by_lower if name.startswith(family))
             if likely:
                 return by_lower[likely[0]]
-            if list(available) == [WHOLE]:
+            if undivided(available):
                 return split
     if not available:
         raise DataError(f"{where}: no annotations for split {split!r}")
     raise DataError(f"{where}: no split {split!r}; found {', '.join(sorted(available))}")
+
+
+def undivided(available: Iterable[str]) -> bool:
+    """Whether the only split there is has a name that says nothing about its use."""
+    names = [name.lower() for name in available]
+    return len(names) == 1 and not names[0].startswith(("train", "val", "test", "minival", "dev"))
 
 
 def held_out(split: str, position: int) -> bool:

@@ -99,6 +99,16 @@ def test_an_undivided_data_set_validates_on_every_tenth_image(tmp_path):
     assert load_data(root, "val").dropped == {}
 
 
+def test_one_file_of_any_name_is_undivided_too(tmp_path):
+    names = [f"{i:02}.jpg" for i in range(10)]
+    root = write_coco(tmp_path, coco_content(names), "cells/images", "cells/annotations.json")
+    assert [len(load_data(root, split).records) for split in ("train", "val", "cells")] == [
+        9,
+        1,
+        10,
+    ]
+
+
 def test_unusable_boxes_are_dropped_and_counted_and_reported(tmp_path, caplog):
     rows = [
         (1, 3, [10, 10, 0, 5]),  # no area
