@@ -206,6 +206,7 @@ def find_model(shapes: Shapes) -> Dict[str, object]:
         )
     fused = levels == 1 or shapes["unet2.layers.0.conv.weight"][1] != planes
     return {
+        "neck": "mlfpn",
         "backbone": backbone,
         "num_classes": classes,
         "planes": planes,

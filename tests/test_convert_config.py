@@ -40,3 +40,9 @@ def test_experiment_tag_follows_the_checkpoint():
     config, _ = choose_config({"backbone": "senet154"}, [Path("a_320.pth")])
     assert config.experiment_tag == "m2det320_senet154"
     assert not unofficial_options(config.model)
+
+
+def test_preset_of_another_network():
+    facts = {"backbone": "vgg16", "neck": "mlfpn"}
+    with pytest.raises(ConversionError, match=r"expected model\.neck=ssd .*, found mlfpn"):
+        choose_config(facts, [Path("x.pth")], "ssd320_vgg16")

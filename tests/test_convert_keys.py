@@ -43,7 +43,7 @@ def test_every_key_of_the_official_schema_is_used(name):
     schema = {key: tuple(shape) for key, (shape, _) in golden.schema(name).items()}
     facts = find_model(schema)
     expected = {"num_classes": 81, "planes": 256, "num_levels": 8, "num_scales": 6, "smooth": True}
-    expected.update(base_feature="every", sfam=False)
+    expected.update(base_feature="every", sfam=False, neck="mlfpn")
     assert facts == {**expected, **golden.FORWARD_CASES[name]}
     config, _ = choose_config(facts, [Path(f"{name}.pth")])
     assert config.model.input_size == 320
