@@ -3,6 +3,7 @@
 
 import functools
 import gc
+import logging
 import os
 import re
 from typing import Any, Iterator, List, Sequence, Tuple, Union
@@ -12,6 +13,9 @@ import numpy as np
 from src.records import DataError, DetectionData
 from src.samples import EvalStream, SampleStream
 
+logger = logging.getLogger(__name__)
+_QUEUE = 18  # samples a worker process may hold: 16 prefetched, one on either side
+_SHARED_SHARE = 0.8  # of /dev/shm that may be used
 TRAIN_COLUMNS = ("image", "loc_targets", "label_targets", "index")
 EVAL_COLUMNS = ("image", "index")
 
@@ -82,9 +86,27 @@ def as_data_error(error: RuntimeError) -> Union[DataError, RuntimeError]:
     return DataError(found[-1].strip()) if found else error
 
 
-def usable_workers(requested: int) -> int:
-    """`requested`, but at least one and no more than the cores this process may use."""
-    return max(1, min(requested, len(os.sched_getaffinity(0))))
+def usable_workers(requested: int, sample_bytes: int = 0, ranks: int = 1) -> int:
+    """`requested`, but at least one, and no more than cores and shared memory allow.
+
+    MindData's worker processes hand samples over in /dev/shm and die of a bus error when it is
+    full; 64 MB is all that a container gets by default. One worker is a thread and needs none.
+    """
+    workers = max(1, min(requested, len(os.sched_getaffinity(0))))
+    room = int(_SHARED_SHARE * shared_memory() / ranks / max(1, _QUEUE * sample_bytes))
+    if workers > 1 and room < workers:
+        logger.warning("/dev/shm is small: %d worker(s) instead of %d", max(1, room), workers)
+        return max(1, room)
+    return workers
+
+
+def shared_memory() -> int:
+    """Free bytes in /dev/shm."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
 
 
 @functools.lru_cache(maxsize=1)
@@ -100,7 +122,7 @@ def _pipeline(source: Any, columns: Sequence[str], batch_size: int, num_workers:
     import mindspore.dataset as ds
 
     protect_workers()
-    workers = usable_workers(num_workers)
+    workers = usable_workers(num_workers, source.sample_bytes, source.world_size)
     names: List[str] = list(columns)
     dataset = ds.GeneratorDataset(
         source,

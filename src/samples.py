@@ -96,6 +96,7 @@ class SampleStream:
         self.reader = Reader(data, strict)
         by_size = multi_scale or {input_size: priors}
         self.scales = [(size, prepare_priors(table)) for size, table in sorted(by_size.items())]
+        self.sample_bytes = max(4 * (3 * s**2 + 5 * len(p.cxcywh) + 1) for s, p in self.scales)
         self.mean_bgr = tuple(mean_bgr)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.start_step, self.total_steps = start_step, total_steps
@@ -224,6 +225,8 @@ class EvalStream:
         self.reader = Reader(data, strict)
         self.size, self.mean_bgr = input_size, tuple(mean_bgr)
         self.indices = np.arange(rank, len(data.records), world_size)
+        self.world_size = world_size
+        self.sample_bytes = 4 * (3 * input_size**2 + 1)
         self._length = -(-len(self.indices) // batch_size) * batch_size
 
     def __len__(self) -> int:

@@ -73,6 +73,11 @@ def test_without_a_seed_images_come_in_their_order(tmp_path):
     assert indices(stream(make_data(tmp_path), seed=None, total_steps=7)) == list(range(7)) * 2
 
 
+def test_the_size_of_a_sample_is_known(tmp_path):
+    source = stream(make_data(tmp_path))
+    assert source.sample_bytes == sum(column.nbytes for column in source[0])
+
+
 def test_resuming_continues_the_order(tmp_path):
     data = make_data(tmp_path)
     whole = stream(data)
@@ -218,6 +223,18 @@ print(" ".join(str(child.pid) for child in psutil.Process().children(recursive=T
     assert "Traceback" not in run.stderr
     for pid in map(int, run.stdout.split()):
         assert not psutil.pid_exists(pid)
+
+
+def test_no_more_workers_than_shared_memory_holds(monkeypatch, caplog):
+    """A worker's queue holds 18 samples, and four fifths of the memory may be used."""
+    monkeypatch.setattr(dataset.os, "sched_getaffinity", lambda pid: set(range(16)))
+    monkeypatch.setattr(dataset, "shared_memory", lambda: 100_000_000)
+    assert dataset.usable_workers(8, 1_000_000) == 4  # 80 MB by 18 MB
+    assert "4 worker(s) instead of 8" in caplog.text
+    assert dataset.usable_workers(4, 1_000_000) == 4
+    assert dataset.usable_workers(8, 1_000_000, ranks=8) == 1
+    assert dataset.usable_workers(8, 10_000_000) == 1
+    assert dataset.usable_workers(1, 10**12) == 1
 
 
 def test_no_more_workers_than_cores():
