@@ -107,6 +107,7 @@ def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
         ms.save_checkpoint(content, str(temporary), format=kind, crc_check=kind == "ckpt")
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o644)  # MindSpore leaves it read-only for its owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
