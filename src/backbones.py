@@ -39,8 +39,15 @@ def _conv(
     )
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-5, momentum=BACKBONE_MOMENTUM)
+def _norm(channels: int, gamma: str = "ones") -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-5, momentum=BACKBONE_MOMENTUM, gamma_init=gamma)
+
+
+def _last_norm(channels: int) -> nn.BatchNorm2d:
+    """The BatchNorm that ends a residual branch: zero at first, so that a fresh block is its
+    shortcut and gradients reach the image in bounds (Goyal et al., 2017, section 5.1).
+    """
+    return _norm(channels, "zeros")
 
 
 class VGG16Reduced(nn.Cell):
@@ -103,7 +110,7 @@ class BasicBlock(nn.Cell):
     ) -> None:
         super().__init__()
         self.conv1, self.bn1 = _conv(cin, planes, 3, stride), _norm(planes)
-        self.conv2, self.bn2 = _conv(planes, planes, 3), _norm(planes)
+        self.conv2, self.bn2 = _conv(planes, planes, 3), _last_norm(planes)
         self.relu = nn.ReLU()
         self.downsample = downsample if downsample is not None else nn.Identity()
 
@@ -137,7 +144,7 @@ class Bottleneck(nn.Cell):
         stride1, stride2 = (stride, 1) if stride_first else (1, stride)
         self.conv1, self.bn1 = _conv(cin, first, 1, stride1), _norm(first)
         self.conv2, self.bn2 = _conv(first, second, 3, stride2, group), _norm(second)
-        self.conv3, self.bn3 = _conv(second, cout, 1), _norm(cout)
+        self.conv3, self.bn3 = _conv(second, cout, 1), _last_norm(cout)
         self.se_module = SEModule(cout) if squeeze else nn.Identity()
         self.relu = nn.ReLU()
         self.downsample = downsample if downsample is not None else nn.Identity()

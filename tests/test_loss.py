@@ -142,3 +142,22 @@ def test_a_gradient_that_is_not_finite_changes_nothing(device, clip):
     good = Tensor([0.3, 0.4], ms.float32)
     step(good, good, good)
     np.testing.assert_allclose(slope.weight.asnumpy(), [0.97, 1.96], rtol=1e-5)
+
+
+def test_the_global_norm_is_exact_for_large_gradients(device):
+    """A sum over 600,000 squares in one float32 is off by a thousandth."""
+    x = np.random.default_rng(0).normal(size=(300, 2000)).astype(np.float32)
+
+    class Wide(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.weight = Parameter(Tensor(np.zeros_like(x)), name="weight")
+
+        def construct(self, x, loc_targets, label_targets):
+            loss = (self.weight * x).sum()
+            return loss, loss, loss
+
+    wide = Wide()
+    step = TrainOneStepCell(wide, nn.Momentum(wide.trainable_params(), 0.1, 0.5))
+    norm = float(step(Tensor(x), Tensor(x), Tensor(x))[2].asnumpy())
+    assert norm == pytest.approx(np.linalg.norm(x.astype(np.float64)), rel=1e-6)
