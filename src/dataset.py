@@ -14,7 +14,8 @@ from src.records import DataError, DetectionData
 from src.samples import EvalStream, SampleStream
 
 logger = logging.getLogger(__name__)
-_QUEUE = 18  # samples a worker process may hold: 16 prefetched, one on either side
+_PREFETCH = 4  # rows ahead between two operators; MindData's 16 batches would be gigabytes
+_QUEUE = _PREFETCH + 2  # samples a worker process may hold: those, and one on either side
 _SHARED_SHARE = 0.8  # of /dev/shm that may be used
 TRAIN_COLUMNS = ("image", "loc_targets", "label_targets", "index")
 EVAL_COLUMNS = ("image", "index")
@@ -122,6 +123,7 @@ def _pipeline(source: Any, columns: Sequence[str], batch_size: int, num_workers:
     import mindspore.dataset as ds
 
     protect_workers()
+    ds.config.set_prefetch_size(_PREFETCH)
     workers = usable_workers(num_workers, source.sample_bytes, source.world_size)
     names: List[str] = list(columns)
     dataset = ds.GeneratorDataset(
