@@ -39,7 +39,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     config = resolve_config(args.config, args.set, args.checkpoint_path)
     setup_device(args.device_target, args.device_id)
-    data = load_data(args.dataset_path, args.split)
+    data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
     labels = load_labels(args.checkpoint_path)
     if labels is None and config.model.num_classes != data.num_classes:
         raise ValueError(

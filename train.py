@@ -13,7 +13,7 @@ from mindspore import Tensor, nn
 from src.callback import CheckpointSaver, ProgressLog, list_checkpoints
 from src.checkpoint import CheckpointError, Labels, resolve_config, save_config
 from src.coco_utils import load_data
-from src.config import Config
+from src.config import Config, override
 from src.dataset import batches, build_train_dataset
 from src.loss import ModelWithLoss, MultiBoxLoss, TrainOneStepCell
 from src.lr_scheduler import learning_rates
@@ -57,7 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         format="%(asctime)s %(message)s",
         stream=sys.stdout,
     )
-    data = load_data(args.dataset_path, args.split)
+    data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
     config = with_classes(config, len(data.class_names) + 1)
     LOG.info(
         "%d images, %d classes, %d rank(s)", len(data.records), len(data.class_names), world_size
@@ -150,6 +150,10 @@ def training_batches(
     config: Config, data: DetectionData, start: int, total: int, rank: int, world_size: int
 ) -> Iterator[Tuple[Tensor, ...]]:
     """(images, loc targets, label targets) of the steps `start` to `total`."""
+    scales = {
+        size: make_priors(override(config, [f"model.input_size={size}"]))
+        for size in config.data.multi_scale
+    }
     dataset = build_train_dataset(
         data,
         make_priors(config),
@@ -164,6 +168,11 @@ def training_batches(
         num_workers=config.train.num_workers,
         iou_threshold=config.anchors.iou_threshold,
         strict=config.data.strict,
+        random_interpolation=config.data.random_interpolation,
+        most_expand=config.data.most_expand,
+        mosaic=config.data.mosaic,
+        mixup=config.data.mixup,
+        multi_scale=scales,
     )
     return (tuple(map(Tensor, batch[:3])) for batch in batches(dataset))
 

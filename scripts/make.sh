@@ -2,21 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds the compiled NMS in place. Without it the same results come from NumPy, more slowly.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
-  cat <<TEXT
+  cat <<'TEXT'
 usage: bash scripts/make.sh
 Builds src/nms/cpu_nms.pyx with Cython and the C compiler; no CUDA is needed.
-PYTHON names the interpreter to build for (default: python3).
+PYTHON is the interpreter to build for.
 TEXT
 }
 
-case "${1:-}" in
-  -h | --help)
-    usage
-    exit 0
-    ;;
-esac
-
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec "${PYTHON:-python3}" -m src.build "$@"
+want_arguments 0 "$@"
+choose_python
+cd "$ROOT"
+exec "$PYTHON" -m src.build "$@"

@@ -80,6 +80,7 @@ class DataConfig:
     strict: bool = False  # an unreadable image ends the run instead of being reported and replaced
     allow_links: bool = False  # follow links that lead out of the data set
     random_interpolation: bool = False  # one of five for each image, as in the official code
+    most_expand: float = _at_least(1, 4.0)  # sides of the image the canvas around it may have
     mosaic: float = 0.0  # probability of a training image made of four
     mixup: float = 0.0  # probability of a training image blended with another
     multi_scale: Tuple[int, ...] = ()  # input sizes to take turns; each is compiled once
@@ -134,6 +135,8 @@ _TINY_MODEL = {
     "num_scales": 4,
     "sfam": True,
 }
+# Coarse maps and a short training: priors of the sizes there are, and little zooming out.
+_TINY_ANCHORS = {"scales": (0.15, 0.3, 0.5, 0.75, 1.05)}
 _TINY_TRAIN = {
     "lr": 1e-2,
     "warmup": 1,
@@ -164,7 +167,15 @@ PRESETS: Mapping[str, Config] = {
         _preset("ssd320_vgg16", model={"input_size": 320, "neck": "ssd"}),
         _preset("deconv320_vgg16", model={"input_size": 320, "neck": "deconv"}),
         _preset("ssd300_vgg16", model={"input_size": 300, "neck": "ssd"}, anchors=_SSD300_ANCHORS),
-        _preset("m2det_tiny", random_seed=0, model=_TINY_MODEL, train=_TINY_TRAIN),
+        _preset(
+            "m2det_tiny",
+            random_seed=0,
+            model=_TINY_MODEL,
+            anchors=_TINY_ANCHORS,
+            train=_TINY_TRAIN,
+            data={"most_expand": 1.5},
+            optimizer={"clip_grad_norm": 10.0},
+        ),
     )
 }
 

@@ -255,7 +255,7 @@ class Detector:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
         height, width = image.shape[:2]
-        resized, _ = resize(image, np.zeros((0, 4), np.float32), self.input_size)
+        resized, _ = resize(image, np.zeros((0, 4), np.float32), (self.input_size,) * 2)
         return self.batch(to_input(resized, self.mean_bgr)[None], [(width, height)])[0]
 
     def batch(self, inputs: np.ndarray, sizes_px: Sequence[Tuple[int, int]]) -> List[Detections]:

@@ -80,6 +80,7 @@ class SampleStream:
         iou_threshold: float = 0.5,
         strict: bool = False,
         random_interpolation: bool = False,
+        most_expand: float = transforms.MOST_EXPAND,
         mosaic: float = 0.0,
         mixup: float = 0.0,
         multi_scale: Optional[Mapping[int, np.ndarray]] = None,
@@ -101,7 +102,7 @@ class SampleStream:
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.start_step, self.total_steps = start_step, total_steps
         self.iou_threshold, self.random_interpolation = iou_threshold, random_interpolation
-        self.mosaic, self.mixup = mosaic, mixup
+        self.mosaic, self.mixup, self.most_expand = mosaic, mixup, most_expand
         self.shuffled = seed is not None
         # Without a seed images keep their order, and augmentation differs from run to run.
         self.seed = seed % 2**64 if seed is not None else secrets.randbits(63)
@@ -180,7 +181,9 @@ class SampleStream:
                 made = transforms.mosaic(readable, rng, size)
         if made is None:
             return None
-        return transforms.augment(*made, rng, size, self.mean_bgr, self.random_interpolation)
+        return transforms.augment(
+            *made, rng, size, self.mean_bgr, self.random_interpolation, self.most_expand
+        )
 
     def _another(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.reader.records)))

@@ -20,7 +20,7 @@ CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star")
 # With gaps, as COCO's own ids have them: a reader that takes ids for labels fails here too.
 CATEGORY_IDS = (1, 2, 4, 7)
 SIDES_PX = (160, 240)
-SIZE_SHARE = (0.12, 0.70)  # longer side of a shape as a share of the shorter image side
+SIZE_SHARE = (0.18, 0.65)  # longer side of a shape as a share of the shorter image side
 MAX_COVER = 0.15  # share of the smaller of two boxes that the other may cover
 EMPTY_EVERY, CROWD_EVERY = 20, 10  # images 1, 21, ... have no boxes; images 2, 12, ... have a crowd
 _OVERSAMPLE = 4
@@ -58,7 +58,7 @@ def draw_scene(seed: int, split: int, index: int) -> Scene:
         if index % CROWD_EVERY == 2:
             crowd = _draw_crowd(image, rng)
             taken.append(_mask_box(crowd[1]))
-        for _ in range(int(rng.integers(1, 5))):
+        for _ in range(int(rng.integers(2, 7))):
             shape = _place(width, height, taken, rng)
             if shape is not None:
                 taken.append(shape.box_xyxy)
@@ -76,7 +76,7 @@ def write_dataset(out: Path, counts: Sequence[Tuple[str, int]], seed: int) -> bo
     Raises:
         FileExistsError: `out` holds something else.
     """
-    spec = {"counts": [list(pair) for pair in counts], "seed": seed, "version": 1}
+    spec = {"counts": [list(pair) for pair in counts], "seed": seed, "version": 2}
     spec_path = out / "shapes.json"
     if spec_path.is_file() and json.loads(spec_path.read_text()) == spec:
         return False
@@ -152,12 +152,12 @@ def run_lengths(mask: np.ndarray) -> List[int]:
 
 def _ground(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """(H, W, 3) float32 texture: a gradient between two dull colours and four octaves of noise."""
-    first, second = rng.uniform(50, 200, size=(2, 3))
+    first, second = rng.uniform(60, 160) + rng.uniform(-25, 25, size=(2, 3))
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
     share = np.clip(0.5 + 0.5 * (x * np.cos(angle) + y * np.sin(angle)), 0, 1)[..., None]
     ground = first * (1 - share) + second * share
-    strength = rng.uniform(10, 45)
+    strength = rng.uniform(5, 20)
     for octave in range(4):
         cells = 3 * 2**octave
         # Grey and coloured noise together: neither brightness nor hue alone gives a shape away.
@@ -170,10 +170,10 @@ def _ground(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 def _distract(image: np.ndarray, rng: np.random.Generator) -> None:
     """Lines and soft blobs onto `image` (in place), which belong to no class."""
     height, width = image.shape[:2]
-    for _ in range(int(rng.integers(0, 6))):
+    for _ in range(int(rng.integers(0, 4))):
         ends = (rng.uniform(0, 1, size=(2, 2)) * (width, height)).astype(int).tolist()
         cv2.line(image, ends[0], ends[1], _colour(rng), int(rng.integers(1, 4)), cv2.LINE_AA)
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(0, 3))):
         mask = np.zeros((height, width), np.float32)
         centre = (rng.uniform(0, 1, size=2) * (width, height)).astype(int).tolist()
         radius = int(rng.uniform(0.05, 0.2) * min(width, height))
@@ -227,7 +227,7 @@ def _paint(image: np.ndarray, outline_px: np.ndarray, rng: np.random.Generator) 
     under = image[share[..., 0] > 0].mean(axis=0)
     colours = rng.uniform(0, 255, size=(8, 3))
     distance = np.linalg.norm(colours - under, axis=1)
-    far = np.flatnonzero(distance >= 90)
+    far = np.flatnonzero(distance >= 110)
     colour = colours[far[0] if far.size else int(distance.argmax())]
     grain = rng.normal(0, rng.uniform(0, 12), size=image.shape[:2])[..., None]
     image[:] = image * (1 - share) + (colour + grain).astype(np.float32) * share

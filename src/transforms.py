@@ -17,7 +17,7 @@ CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
 HUE = 18  # of OpenCV's 180 steps, either way
 EXPAND_PROBABILITY = 0.6  # 0.5 in SSD
-EXPAND_SIDE = (1.0, 4.0)
+MOST_EXPAND = 4.0  # mean side of the canvas, in image sides
 ASPECT = (0.5, 2.0)  # of a crop or a canvas, relative to the image
 CROP_SIDE = (0.3, 1.0)
 CROP_TRIALS = 50
@@ -121,18 +121,22 @@ def _iou(windows: np.ndarray, boxes_px: np.ndarray) -> np.ndarray:
 
 
 def canvas(
-    width: int, height: int, rng: np.random.Generator, probability: float = EXPAND_PROBABILITY
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    probability: float = EXPAND_PROBABILITY,
+    most: float = MOST_EXPAND,
 ) -> Tuple[int, int, int, int]:
     """A canvas to put a width x height image on: (canvas width, canvas height, left, top), whole
     pixels.
 
-    With `probability` up to four times as long in each mean side, of aspect 1/2 to 2; else the
+    With `probability` up to `most` times as long in the mean side, of aspect 1/2 to 2; else the
     image itself.
     """
     if rng.random() >= probability:
         return width, height, 0, 0
     while True:
-        scale = rng.uniform(*EXPAND_SIDE)
+        scale = rng.uniform(1.0, most)
         ratio = np.sqrt(rng.uniform(max(ASPECT[0], 1 / scale**2), min(ASPECT[1], scale**2)))
         if scale * ratio < 1 or scale / ratio < 1:
             continue
@@ -214,6 +218,7 @@ def augment(
     size: int,
     mean_bgr: Sequence[float],
     random_interpolation: bool = False,
+    most_expand: float = MOST_EXPAND,
 ) -> Sample:
     """Crop, resize onto an expanded canvas, distort and mirror: a (size, size, 3) training image.
 
@@ -225,7 +230,7 @@ def augment(
     if random_interpolation:
         interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
     cropped, boxes, kept = crop(image, boxes_px, labels, rng)
-    on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng)
+    on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng, most=most_expand)
     x1, y1, x2, y2 = spot(on_canvas, cropped.shape[1], cropped.shape[0], size)
     small, boxes = resize(cropped, boxes, (x2 - x1, y2 - y1), interpolation)
     large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) > SMALLEST_SIDE * size

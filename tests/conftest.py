@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests share: the device, and the reference data where it is there."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -8,7 +9,16 @@ import pytest
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would drown the report
 
+TORCH_TESTS = ["test_convert*.py", "test_parity*.py", "test_reference.py"]
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else TORCH_TESTS
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_report_header() -> str:
+    if not collect_ignore_glob:
+        return ""
+    return f"PyTorch is not installed: left out {', '.join(TORCH_TESTS)}"
 
 
 @pytest.fixture(scope="session")

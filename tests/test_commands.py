@@ -15,6 +15,7 @@ import export
 import train
 from src.callback import list_checkpoints
 from src.checkpoint import read_checkpoint
+from src.detector import Detector
 from src.shapes import CATEGORY_IDS, CLASS_NAMES, write_dataset
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -184,3 +185,12 @@ def test_on_the_command_line_an_error_is_one_line_and_exit_code_2(data, tmp_path
     lines = result.stderr.strip().splitlines()
     assert lines[-1].startswith("error: unknown key 'model.x'")
     assert "Traceback" not in result.stderr
+
+
+def test_the_detector_in_three_lines(run):
+    detector = Detector.from_checkpoint(run / f"{PREFIX}-final.ckpt")
+    found = detector(np.zeros((40, 80, 3), np.uint8))
+    assert detector.class_names == CLASS_NAMES
+    assert found.boxes_px.shape == (len(found), 4)
+    with pytest.raises(ValueError, match="uint8"):
+        detector(np.zeros((40, 80, 3), np.float32))

@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 
-from src.detector import PostProcessor, candidates
+from src.checkpoint import Labels
+from src.detector import Detector, PostProcessor, candidates
 
 PRIORS = np.array(
     [[0.25, 0.25, 0.2, 0.2], [0.75, 0.25, 0.4, 0.3], [0.5, 0.75, 0.5, 0.5]], np.float32
@@ -178,3 +180,30 @@ def test_a_box_beyond_float32_is_left_out():
 def test_bad_network_output_is_named(loc, logits, message):
     with pytest.raises(ValueError, match=message):
         PostProcessor(PRIORS)(loc, logits, 10, 10)
+
+
+class _Fixed:
+    """Takes its two priors for certain, as classes 2 and 1, if the input is the one expected."""
+
+    def __init__(self, expected):
+        self.expected = expected
+
+    def set_train(self, mode):
+        assert not mode
+        return self
+
+    def __call__(self, images):
+        np.testing.assert_array_equal(images.asnumpy(), self.expected)
+        logits = np.array([[[0, 0, 9], [0, 8, 0]]], np.float32)
+        return Tensor(np.zeros((1, 2, 4), np.float32)), Tensor(logits)
+
+
+def test_detector_prepares_the_image_and_answers_in_its_pixels():
+    """A grey 200 x 100 image: every pixel less the mean; boxes are the priors times (200, 100)."""
+    priors = np.array([[0.5, 0.5, 0.2, 0.4], [0.1, 0.2, 0.1, 0.2]], np.float32)
+    expected = np.tile(np.array([96, 83, 77], np.float32).reshape(1, 3, 1, 1), (1, 1, 32, 32))
+    labels = Labels(("a", "b"), (1, 2))
+    detector = Detector(_Fixed(expected), PostProcessor(priors), 32, (104, 117, 123), labels)
+    found = detector(np.full((100, 200, 3), 200, np.uint8))
+    np.testing.assert_allclose(found.boxes_px, [[80, 30, 120, 70], [10, 10, 30, 30]], rtol=1e-5)
+    assert found.labels.tolist() == [2, 1]

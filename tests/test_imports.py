@@ -27,7 +27,7 @@ DATA = {
     "data_picture",
     "draw",
 }
-GRAPH = {"backbones", "model", "loss", "checkpoint", "utils", "detector"}
+GRAPH = {"backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"}
 RUNTIME = {"callback", "trainer", "evaluation"}
 ALLOWED = {
     **dict.fromkeys(PURE, PURE),
