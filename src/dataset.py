@@ -11,7 +11,7 @@ from typing import Any, Iterator, List, Sequence, Tuple, Union
 import numpy as np
 
 from src.records import DataError, DetectionData
-from src.samples import EvalStream, SampleStream
+from src.samples import EvalStream, SampleStream, limit_threads
 
 logger = logging.getLogger(__name__)
 _PREFETCH = 4  # rows ahead between two operators; MindData's 16 batches would be gigabytes
@@ -123,6 +123,7 @@ def _pipeline(source: Any, columns: Sequence[str], batch_size: int, num_workers:
     import mindspore.dataset as ds
 
     protect_workers()
+    limit_threads()  # before workers are forked: they would inherit a pool without its threads
     ds.config.set_prefetch_size(_PREFETCH)
     workers = usable_workers(num_workers, source.sample_bytes, source.world_size)
     names: List[str] = list(columns)
