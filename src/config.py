@@ -141,9 +141,8 @@ _TINY_TRAIN = {
     "lr": 1e-2,
     "warmup": 1,
     "per_batch_size": 8,
-    "gamma": (0.1,),
-    "lr_epochs": (18,),
-    "total_epochs": 24,
+    "schedule": "cosine",
+    "total_epochs": 20,
     "num_workers": 1,
 }
 # SSD300 as in the PyTorch tutorials: 8,732 priors, 4 or 6 a cell.
