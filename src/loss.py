@@ -121,10 +121,19 @@ def _squared_sum_of_tensor(x: Tensor) -> Tensor:
     return 2.0 * ops.L2Loss()(x)
 
 
+_scale_if = ops.MultitypeFuncGraph("scale_if")
+
+
+@_scale_if.register("Tensor", "Tensor", "Tensor")
+def _scale_tensor_if(finite: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+    """`x` times `factor`, or zeros. A branch around the update would hold every gradient twice."""
+    return ops.select(finite, x * factor, ops.zeros_like(x))
+
+
 class TrainOneStepCell(nn.Cell):
     """Gradients, their mean over ranks, clipping by the global norm, then the optimiser's update.
 
-    A step whose gradients are not finite leaves the weights as they were.
+    A step whose gradients are not finite adds nothing: the weights only follow their momentum.
 
     Args:
         model_with_loss: cell whose first output is the loss to minimise.
@@ -173,9 +182,9 @@ class TrainOneStepCell(nn.Cell):
         (_, loc_loss, conf_loss), grads = self.value_and_grad(images, loc_targets, label_targets)
         grads = self.reduce(grads)
         norm = ops.sqrt(self.sum(self.map(_squared_sum, grads))) / self.loss_scale
-        factor = 1.0 / self.loss_scale
+        factor = Tensor(1.0 / self.loss_scale)
         if self.clip_grad_norm > 0:
             factor = factor * ops.minimum(self.clip_grad_norm / (norm + 1e-6), Tensor(1.0))
-        if ops.isfinite(norm):
-            self.optimizer(tuple([grad * factor for grad in grads]))
+        finite = ops.isfinite(norm)
+        self.optimizer(self.map(ops.partial(_scale_if, finite, factor), grads))
         return loc_loss, conf_loss, norm
