@@ -14,8 +14,8 @@ from src.records import DataError, DetectionData
 from src.samples import EvalStream, SampleStream, limit_threads
 
 logger = logging.getLogger(__name__)
-_PREFETCH = 4  # rows ahead between two operators; MindData's 16 batches would be gigabytes
-_QUEUE = _PREFETCH + 2  # samples a worker process may hold: those, and one on either side
+_PREFETCH = 2  # batches ahead for each worker; MindData's 16 would be gigabytes
+_QUEUE = _PREFETCH + 2  # batches in shared memory for each: those, and one on either side
 _SHARED_SHARE = 0.8  # of /dev/shm that may be used
 TRAIN_COLUMNS = ("image", "loc_targets", "label_targets", "index")
 EVAL_COLUMNS = ("image", "index")
@@ -87,14 +87,14 @@ def as_data_error(error: RuntimeError) -> Union[DataError, RuntimeError]:
     return DataError(found[-1].strip()) if found else error
 
 
-def usable_workers(requested: int, sample_bytes: int = 0, ranks: int = 1) -> int:
+def usable_workers(requested: int, batch_bytes: int = 0, ranks: int = 1) -> int:
     """`requested`, but at least one, and no more than cores and shared memory allow.
 
-    MindData's worker processes hand samples over in /dev/shm and die of a bus error when it is
+    MindData's worker processes hand batches over in /dev/shm and die of a bus error when it is
     full; 64 MB is all that a container gets by default. One worker is a thread and needs none.
     """
     workers = max(1, min(requested, len(os.sched_getaffinity(0))))
-    room = int(_SHARED_SHARE * shared_memory() / ranks / max(1, _QUEUE * sample_bytes))
+    room = int(_SHARED_SHARE * shared_memory() / ranks / max(1, _QUEUE * batch_bytes))
     if workers > 1 and room < workers:
         logger.warning("/dev/shm is small: %d worker(s) instead of %d", max(1, room), workers)
         return max(1, room)
@@ -108,6 +108,26 @@ def shared_memory() -> int:
     except OSError:
         return 0
     return found.f_bavail * found.f_frsize
+
+
+class Batches:
+    """The samples of a stream, batch by batch.
+
+    Workers make whole batches: MindData looks for results only ten times a second where it finds
+    none, which would be the speed limit for single samples.
+    """
+
+    def __init__(self, source: Union[SampleStream, EvalStream], batch_size: int) -> None:
+        self.source, self.batch_size = source, batch_size
+
+    def __len__(self) -> int:
+        return len(self.source) // self.batch_size
+
+    def __getitem__(self, number: int) -> Tuple[np.ndarray, ...]:
+        """Each column of a sample, stacked over the batch."""
+        first = int(number) * self.batch_size
+        rows = [self.source[first + place] for place in range(self.batch_size)]
+        return tuple(np.stack(column) for column in zip(*rows))
 
 
 @functools.lru_cache(maxsize=1)
@@ -125,13 +145,13 @@ def _pipeline(source: Any, columns: Sequence[str], batch_size: int, num_workers:
     protect_workers()
     limit_threads()  # before workers are forked: they would inherit a pool without its threads
     ds.config.set_prefetch_size(_PREFETCH)
-    workers = usable_workers(num_workers, source.sample_bytes, source.world_size)
+    batch_bytes = batch_size * source.sample_bytes
+    workers = usable_workers(num_workers, batch_bytes, source.world_size)
     names: List[str] = list(columns)
-    dataset = ds.GeneratorDataset(
-        source,
+    return ds.GeneratorDataset(
+        Batches(source, batch_size),
         names,
         shuffle=False,
         num_parallel_workers=workers,
         python_multiprocessing=workers > 1,
     )
-    return dataset.batch(batch_size, num_parallel_workers=1)

@@ -226,13 +226,13 @@ print(" ".join(str(child.pid) for child in psutil.Process().children(recursive=T
 
 
 def test_no_more_workers_than_shared_memory_holds(monkeypatch, caplog):
-    """A worker's queue holds 6 samples, and four fifths of the memory may be used."""
+    """A worker's queue holds 4 batches, and four fifths of the memory may be used."""
     monkeypatch.setattr(dataset.os, "sched_getaffinity", lambda pid: set(range(16)))
     monkeypatch.setattr(dataset, "shared_memory", lambda: 100_000_000)
-    assert dataset.usable_workers(8, 3_000_000) == 4  # 80 MB by 18 MB
+    assert dataset.usable_workers(8, 5_000_000) == 4  # 80 MB by 20 MB
     assert "4 worker(s) instead of 8" in caplog.text
-    assert dataset.usable_workers(4, 3_000_000) == 4
-    assert dataset.usable_workers(8, 3_000_000, ranks=8) == 1
+    assert dataset.usable_workers(4, 5_000_000) == 4
+    assert dataset.usable_workers(8, 5_000_000, ranks=8) == 1
     assert dataset.usable_workers(8, 30_000_000) == 1
     assert dataset.usable_workers(1, 10**12) == 1
 
