@@ -72,10 +72,10 @@ def derived_table(input_size: int, sizes: Sequence[int]) -> PriorTable:
     """A table for an input size the official code has none for.
 
     The smallest scale is about 28 pixels (what the official tables give from 512 up), within
-    [0.03, 0.08]; the others go from 0.15 to 1.05 in equal parts, as the official ones do.
+    [0.03, 0.15]; the others go from twice that, or 0.15, to 1.05 in equal parts.
     """
-    smallest = min(max(28 / input_size, 0.03), 0.08)
-    others = np.linspace(0.15, 1.05, len(sizes)).round(4)
+    smallest = min(max(28 / input_size, 0.03), 0.15)
+    others = np.linspace(max(2 * smallest, 0.15), 1.05, len(sizes)).round(4)
     return PriorTable((round(smallest, 4), *others.tolist()), tuple(input_size / f for f in sizes))
 
 

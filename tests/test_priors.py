@@ -68,7 +68,10 @@ def test_first_and_last_prior_at_320():
 
 
 def test_derived_tables_cover_other_sizes():
-    assert derived_table(256, [32, 16, 8, 4, 2]).scales == (0.08, 0.15, 0.375, 0.6, 0.825, 1.05)
+    # 28 pixels of 256 are 0.1094; four equal parts of 0.2078 from twice that to 1.05
+    by_hand = (0.1094, 0.2188, 0.4266, 0.6344, 0.8422, 1.05)
+    assert derived_table(256, [32, 16, 8, 4, 2]).scales == by_hand
+    assert derived_table(128, [16, 8, 4, 2]).scales == (0.15, 0.3, 0.55, 0.8, 1.05)
     for size, count in ((256, 8184), (1024, (128**2 + 64**2 + 32**2 + 16**2 + 8**2 + 6**2) * 6)):
         priors = make_priors(get_config("m2det320_vgg16", [f"model.input_size={size}"]))
         assert len(priors) == count
