@@ -6,10 +6,10 @@ Only the standard library is imported here. Section and field names follow the M
 
 import dataclasses
 import json
-import math
-import typing
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Mapping, Optional, Sequence, Tuple
+
+from src.typed_config import ConfigError, at_least, between, from_dict, override_fields
 
 BACKBONES = (
     "vgg16",
@@ -21,25 +21,16 @@ BACKBONES = (
 )
 
 
-def _at_least(minimum: float, default: Any) -> Any:
-    """A field whose number (or each of them) must not be below `minimum`."""
-    return field(default=default, metadata={"min": minimum})
-
-
-class ConfigError(ValueError):
-    """A preset, section, key or value that does not exist or has the wrong type."""
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """The network. Defaults are the official code's form; the paper's is one option away."""
 
     backbone: str = field(default="vgg16", metadata={"choices": BACKBONES})
-    input_size: int = _at_least(64, 512)  # pixels; images are squashed to a square of this side
-    num_classes: int = _at_least(2, 81)  # with background; training counts it in the data
-    planes: int = _at_least(16, 256)  # channels of each TUM output
-    num_levels: int = _at_least(1, 8)  # TUMs
-    num_scales: int = _at_least(2, 6)  # maps of each TUM; fewer where the input is too small
+    input_size: int = at_least(64, 512)  # pixels; images are squashed to a square of this side
+    num_classes: int = at_least(2, 81)  # with background; training counts it in the data
+    planes: int = at_least(16, 256)  # channels of each TUM output
+    num_levels: int = at_least(1, 8)  # TUMs
+    num_scales: int = at_least(2, 6)  # maps of each TUM; fewer where the input is too small
     smooth: bool = True  # 1x1 convolution after each TUM output
     sfam: bool = False  # scale-wise attention over the levels
     shared_squeeze: bool = True  # FFMv2: one squeeze for all levels, or one each (paper)
@@ -61,18 +52,33 @@ class AnchorConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    lr: float = _at_least(0, 7.5e-4)  # per device when scale_lr is on
+    lr: float = at_least(0, 7.5e-4)  # per device when scale_lr is on
     scale_lr: bool = True  # multiply the learning rate by the number of ranks
-    warmup: int = _at_least(0, 5)  # epochs
-    per_batch_size: int = _at_least(1, 7)
+    warmup: int = at_least(0, 5)  # epochs
+    per_batch_size: int = at_least(1, 7)
     gamma: Tuple[float, ...] = (0.5, 0.2, 0.1, 0.1)  # factor applied at each of lr_epochs
     lr_epochs: Tuple[int, ...] = (90, 110, 130, 150)
-    total_epochs: int = _at_least(1, 160)
-    num_workers: int = _at_least(1, 3)
+    total_epochs: int = at_least(1, 160)
+    num_workers: int = at_least(1, 3)
     schedule: str = field(default="step", metadata={"choices": ("step", "cosine")})
-    empty_image_negatives: int = _at_least(0, 3)  # mined from an image without boxes; official 0
-    save_epochs: int = _at_least(1, 1)  # a checkpoint every so many epochs, and one at the end
-    keep_checkpoints: int = _at_least(1, 5)
+    empty_image_negatives: int = at_least(0, 3)  # mined from an image without boxes; official 0
+    save_epochs: int = at_least(1, 1)  # a checkpoint every so many epochs, and one at the end
+    save_steps: int = at_least(0, 0)  # and one every so many steps; 0: none
+    keep_checkpoints: int = at_least(1, 5)
+    max_bad_steps: int = at_least(1, 20)  # steps running without a finite gradient that end a run
+    accumulate: int = at_least(1, 1)  # batches whose gradients make one step
+    ema: float = between(0, 0.999999, 0.0)  # share of the old average that stays; 0: no average
+    freeze_backbone: bool = False  # neither its weights nor its BatchNorm change
+    # BatchNorm that keeps its statistics, gamma and beta
+    freeze_batch_norm: str = field(
+        default="none", metadata={"choices": ("none", "backbone", "all")}
+    )
+    sync_batch_norm: bool = False  # statistics of the batch over all ranks
+    # O0: float32; O2: float16 but for BatchNorm; O3: float16 altogether
+    amp_level: str = field(default="O0", metadata={"choices": ("O0", "O2", "O3")})
+    eval_epochs: int = at_least(0, 0)  # score `eval_split` every so many epochs; 0: never
+    eval_split: str = "val"
+    early_stop: int = at_least(0, 0)  # scorings without a better AP that end a run; 0: never
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class DataConfig:
     strict: bool = False  # an unreadable image ends the run instead of being reported and replaced
     allow_links: bool = False  # follow links that lead out of the data set
     random_interpolation: bool = False  # one of five for each image, as in the official code
-    most_expand: float = _at_least(1, 4.0)  # sides of the image the canvas around it may have
+    most_expand: float = at_least(1, 4.0)  # sides of the image the canvas around it may have
     mosaic: float = 0.0  # probability of a training image made of four
     mixup: float = 0.0  # probability of a training image blended with another
     multi_scale: Tuple[int, ...] = ()  # input sizes to take turns; each is compiled once
@@ -91,22 +97,24 @@ class DataConfig:
 class TestConfig:
     __test__ = False  # not a pytest class
 
-    topk: int = _at_least(0, 0)  # boxes kept per image; 0 keeps all
+    topk: int = at_least(0, 0)  # boxes kept per image; 0 keeps all
     iou: float = 0.45  # lands in the sigma of linear soft-NMS, as in the official code
     soft_nms: bool = True
     score_threshold: float = 0.1
-    keep_per_class: int = _at_least(1, 50)
-    batch_size: int = _at_least(1, 1)
+    keep_per_class: int = at_least(1, 50)
+    batch_size: int = at_least(1, 1)
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    type: str = field(default="SGD", metadata={"choices": ("SGD",)})
-    momentum: float = 0.9
-    weight_decay: float = _at_least(0, 5e-5)
-    loss_scale: float = 1.0
-    dampening: float = 0.0
-    clip_grad_norm: float = _at_least(0, 4.0)  # global norm over all parameters; 0: no clipping
+    type: str = field(default="SGD", metadata={"choices": ("SGD", "AdamW")})
+    momentum: float = between(0, 0.999999, 0.9)  # of AdamW: its first beta
+    beta2: float = between(0, 0.999999, 0.999)  # of AdamW
+    weight_decay: float = at_least(0, 5e-5)
+    decay_bias_and_norm: bool = False  # weight decay on biases and BatchNorm, too
+    loss_scale: float = at_least(1e-6, 1.0)  # with float16: where it starts, 65536 if this is 1
+    dampening: float = between(0, 1, 0.0)
+    clip_grad_norm: float = at_least(0, 4.0)  # global norm over all parameters; 0: no clipping
 
 
 @dataclass(frozen=True)
@@ -193,12 +201,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: as `get_config`.
     """
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"override {text!r} is not of the form section.key=value")
-        config = _set(config, key.strip(), value.strip())
-    return config
+    return override_fields(config, overrides)
 
 
 def to_json(config: Config) -> str:
@@ -216,85 +219,4 @@ def from_json(text: str) -> Config:
         values = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"not JSON: {error}") from None
-    return _from_dict(Config, values)
-
-
-def _from_dict(cls: type, values: Any, prefix: str = "") -> Any:
-    if not isinstance(values, dict):
-        raise ConfigError(f"{prefix[:-1] or 'the configuration'} must hold keys, not {values!r}")
-    made: Dict[str, Any] = {}
-    for key, value in values.items():
-        declared, kind = _field(cls, key, prefix)
-        if dataclasses.is_dataclass(kind):
-            made[key] = _from_dict(typing.cast(type, kind), value, f"{prefix}{key}.")
-        else:
-            made[key] = _check(value, kind, prefix + key, declared.metadata)
-    return cls(**made)
-
-
-def _set(node: Any, key: str, text: str, prefix: str = "") -> Any:
-    """The dataclass `node` with the field at dotted `key` parsed from `text`."""
-    head, _, rest = key.partition(".")
-    declared, kind = _field(type(node), head, prefix)
-    path = prefix + head
-    if dataclasses.is_dataclass(kind):
-        if not rest:
-            keys = ", ".join(f"{path}.{f.name}" for f in dataclasses.fields(kind))
-            raise ConfigError(f"{path} is a section; set one of {keys}")
-        return replace(node, **{head: _set(getattr(node, head), rest, text, f"{path}.")})
-    if rest:
-        raise ConfigError(f"unknown key {prefix + key!r}; {path} has no parts")
-    return replace(node, **{head: _check(_parse(text, kind), kind, path, declared.metadata)})
-
-
-def _field(cls: type, key: str, prefix: str) -> Tuple[Any, Any]:
-    """The declaration and resolved type of field `key` of a dataclass."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    if key not in fields:
-        choices = ", ".join(prefix + name for name in fields)
-        raise ConfigError(f"unknown key {prefix + key!r}; choose from {choices}")
-    return fields[key], typing.get_type_hints(cls)[key]
-
-
-def _parse(text: str, kind: Any) -> Any:
-    """Text of the command line as a JSON value; bare words stay strings and `1,2` is a list."""
-    if kind is str:
-        return text
-    if typing.get_origin(kind) is tuple and not text.startswith("["):
-        text = f"[{text}]"
-    try:
-        return json.loads(
-            {"True": "true", "False": "false", "None": "null", "none": "null"}.get(text, text)
-        )
-    except ValueError:
-        return text
-
-
-def _check(value: Any, kind: Any, path: str, metadata: Mapping[str, Any]) -> Any:
-    """`value` as `kind`, or a ConfigError. Whole numbers are taken where any number is declared."""
-    choices = metadata.get("choices")
-    if choices is not None and value not in choices:
-        raise ConfigError(f"{path} must be one of {', '.join(choices)}, not {value!r}")
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Union:
-        return None if value is None else _check(value, arguments[0], path, metadata)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_check(item, arguments[0], path, metadata) for item in value)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and number and math.isfinite(value):
-        value = float(value)
-    elif not isinstance(value, kind if isinstance(kind, type) else ()) or (
-        isinstance(value, bool) and kind is not bool
-    ):
-        raise ConfigError(f"{path} must be {_describe(kind)}, not {value!r}")
-    if number and value < metadata.get("min", -math.inf):
-        raise ConfigError(f"{path} must be at least {metadata['min']}, not {value!r}")
-    return value
-
-
-def _describe(kind: Any) -> str:
-    if typing.get_origin(kind) is tuple:
-        return f"a list of {_describe(typing.get_args(kind)[0])}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
-        kind, str(kind)
-    )
+    return from_dict(Config, values)

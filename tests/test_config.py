@@ -70,6 +70,7 @@ def test_overrides_leave_the_preset_alone():
         (["model.planes=1.5"], "a whole number"),
         (["train.num_workers=true"], "a whole number"),
         (["model.planes=0"], "at least"),
+        (["train.ema=1"], "at most"),
         (["model.backbone=vgg"], "se_resnext101_32x4d"),
         (["model.sfam=1"], "true or false"),
         (["train.lr=nan"], "a number"),
