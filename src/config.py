@@ -100,9 +100,29 @@ class TestConfig:
     topk: int = at_least(0, 0)  # boxes kept per image; 0 keeps all
     iou: float = 0.45  # lands in the sigma of linear soft-NMS, as in the official code
     soft_nms: bool = True
+    soft_nms_method: str = field(default="linear", metadata={"choices": ("linear", "gaussian")})
+    sigma: float = at_least(0.001, 0.5)  # of gaussian soft-NMS
+    class_agnostic: bool = False  # boxes of different classes suppress each other
     score_threshold: float = 0.1
     keep_per_class: int = at_least(1, 50)
     batch_size: int = at_least(1, 1)
+    multi_scale: Tuple[int, ...] = ()  # input sizes whose boxes are put together; empty: one
+    flip: bool = False  # look at the mirrored image as well
+    merge: str = field(default="wbf", metadata={"choices": ("wbf", "soft_nms")})
+    tile_px: int = at_least(0, 0)  # side of the tiles of large images; 0: no tiles
+    tile_overlap: float = at_least(0, 0.25)  # of two tiles, as a share of the side
+
+
+# `test=NAME` on the command line sets these: the form of the official code, and that of the paper's
+# section 4.1.
+_OFFICIAL_TEST: Mapping[str, Any] = {
+    **{"soft_nms": True, "soft_nms_method": "linear", "class_agnostic": False, "iou": 0.45},
+    **{"score_threshold": 0.1, "keep_per_class": 50, "topk": 0},
+}
+TEST_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "official": _OFFICIAL_TEST,
+    "paper": {**_OFFICIAL_TEST, "score_threshold": 0.05},
+}
 
 
 @dataclass(frozen=True)
@@ -196,12 +216,18 @@ def get_config(name: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with each `section.key=value` applied.
+    """`config` with each `section.key=value` applied; `test=NAME` takes one of `TEST_PRESETS`.
 
     Raises:
         ConfigError: as `get_config`.
     """
-    return override_fields(config, overrides)
+    for text in overrides:
+        key, _, name = text.partition("=")
+        if key.strip() == "test" and name.strip() in TEST_PRESETS:
+            config = replace(config, test=replace(config.test, **TEST_PRESETS[name.strip()]))
+        else:
+            config = override_fields(config, [text])
+    return config
 
 
 def to_json(config: Config) -> str:
