@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks that `export.py` wrote, loaded for use: MINDIR by MindSpore, ONNX by onnxruntime.
+
+B batch, S input side, P priors, C classes with background 0. What a file is travels as JSON beside
+it (`FILE.json`, with the file's checksum) and inside it, so that either is enough.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from src.checkpoint import Labels
+from src.config import Config, ConfigError, from_json
+
+METADATA_KEY = "m2det"  # of MINDIR's user_info and ONNX's metadata_props
+EXPORT_VERSION = 1
+# What a file computes, as numbered by nothing but its inputs: arrays in, arrays out.
+Run = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
+
+
+class ExportedError(ValueError):
+    """An exported file that is missing, damaged or foreign, or an input that does not fit it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """An exported network. `network` takes (B, 3, S, S) float32, BGR minus mean, of any B, and
+    gives loc (B, P, 4) and logits (B, P, C).
+    """
+
+    network: "RawNetwork"
+    config: Config
+    labels: Labels
+    metadata: Mapping[str, Any]
+
+
+def load_exported(path: Union[str, Path]) -> Exported:
+    """The network in a .mindir or .onnx file that `export.py --outputs raw` wrote.
+
+    Raises:
+        ExportedError: no such file, a damaged or foreign one, one with other outputs than raw, or
+            onnxruntime is missing.
+    """
+    path = Path(path)
+    run, metadata = open_exported(path)
+    if metadata["outputs"] != "raw":
+        raise ExportedError(
+            f"{path}: gives {metadata['outputs']}; export with --outputs raw for raw outputs"
+        )
+    config = _config(path, metadata)
+    labels = Labels(tuple(metadata["class_names"]), tuple(metadata["category_ids"]))
+    return Exported(RawNetwork(run, metadata), config, labels, metadata)
+
+
+class RawNetwork:
+    """Calls an exported file with network inputs, whatever its own input and batch size are.
+
+    Args:
+        run: the file.
+        metadata: what the file says of itself.
+    """
+
+    def __init__(self, run: Run, metadata: Mapping[str, Any]) -> None:
+        self.run = run
+        self.size = metadata["input_size"]
+        self.batch_size: Optional[int] = metadata["batch_size"]
+        self.mean_bgr = np.asarray(metadata["mean_bgr"], np.float32)
+        self.takes_pixels = metadata["input"] == "image"
+
+    def __call__(self, images: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """loc (B, P, 4) and logits (B, P, C) of images (B, 3, S, S) float32, BGR minus mean.
+
+        Raises:
+            ExportedError: images of another shape or type, or, where the file takes pixels, values
+                that are none.
+        """
+        shape, kind = np.shape(images), getattr(images, "dtype", type(images).__name__)
+        if shape[1:] != (3, self.size, self.size) or len(shape) != 4 or kind != np.float32:
+            wanted = f"(B, 3, {self.size}, {self.size}) float32"
+            raise ExportedError(f"images must be {wanted}, not {shape} {kind}")
+        if not len(images):
+            raise ExportedError("images must be at least one")
+        inputs = self._pixels(images) if self.takes_pixels else images
+        loc, logits = run_in_batches(self.run, inputs, self.batch_size)
+        return loc, logits
+
+    def _pixels(self, images: np.ndarray) -> np.ndarray:
+        """(B, S, S, 3) uint8 BGR, which the file subtracts the mean from itself."""
+        values = images.transpose(0, 2, 3, 1) + self.mean_bgr
+        pixels = np.rint(values)
+        if np.abs(values - pixels).max() > 1e-3 or pixels.min() < 0 or pixels.max() > 255:
+            raise ExportedError("this file takes uint8 pixels, and the images hold other values")
+        return pixels.astype(np.uint8)
+
+
+def run_in_batches(run: Run, inputs: np.ndarray, batch_size: Optional[int]) -> Tuple[Any, ...]:
+    """`run` on (B, ...) inputs, `batch_size` at a time, the last ones filled up with zeros."""
+    if batch_size is None or batch_size == len(inputs):
+        return tuple(run(inputs))
+    parts = []
+    for start in range(0, len(inputs), batch_size):
+        part = inputs[start : start + batch_size]
+        missing = batch_size - len(part)
+        if missing:
+            part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+        parts.append(run(np.ascontiguousarray(part)))
+    return tuple(np.concatenate(arrays)[: len(inputs)] for arrays in zip(*parts))
+
+
+def open_exported(path: Path) -> Tuple[Run, Dict[str, Any]]:
+    """A function that computes what the file does, and the file's metadata.
+
+    Raises:
+        ExportedError: as `load_exported`, whatever the outputs.
+    """
+    openers = {".mindir": _open_mindir, ".onnx": _open_onnx}
+    if path.suffix not in openers:
+        raise ExportedError(f"{path}: the name of an exported network ends in .mindir or .onnx")
+    if not path.is_file():
+        raise ExportedError(f"{path}: not found")
+    beside = _metadata_beside(path)
+    run, inside = openers[path.suffix](path)
+    text = beside if beside is not None else inside
+    if text is None:
+        raise ExportedError(f"{path}: says nothing of its classes, and {path}.json is not there")
+    return run, _parse(path, text)
+
+
+def file_sha256(path: Path) -> str:
+    """The checksum of a file's contents."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _metadata_beside(path: Path) -> Optional[str]:
+    """The text of `FILE.json` after a look whether the file is still what it was, or None."""
+    beside = path.with_name(path.name + ".json")
+    if not beside.is_file():
+        return None
+    try:
+        text = beside.read_text(encoding="utf-8")
+        expected = json.loads(text)["file_sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise ExportedError(f"{beside}: expected the JSON that export.py writes") from None
+    if file_sha256(path) != expected:
+        raise ExportedError(f"{path}: damaged, or not the file {beside.name} belongs to")
+    return text
+
+
+def _open_mindir(path: Path) -> Tuple[Run, Optional[str]]:
+    # The protocol buffer is looked at first: for a damaged one MindSpore's loader prints pages.
+    from google.protobuf.message import DecodeError
+    from mindspore.train.mind_ir_pb2 import ModelProto
+
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError:
+        raise ExportedError(f"{path}: damaged, or no MINDIR file") from None
+    if not model.graph.node or not model.graph.output:
+        raise ExportedError(f"{path}: no MINDIR file, or cut off")
+    text = model.user_info[METADATA_KEY] if METADATA_KEY in model.user_info else None
+    del model
+    try:
+        graph = nn.GraphCell(ms.load(str(path)))
+    except Exception as error:  # MindSpore raises many kinds
+        raise ExportedError(f"{path}: cannot be loaded: {one_line(error)}") from None
+
+    def run(inputs: np.ndarray) -> Tuple[np.ndarray, ...]:
+        return tuple(output.asnumpy() for output in graph(ms.Tensor(inputs)))
+
+    return run, text
+
+
+def _open_onnx(path: Path) -> Tuple[Run, Optional[str]]:
+    session = onnx_session(path)
+    name = session.get_inputs()[0].name
+
+    def run(inputs: np.ndarray) -> Tuple[np.ndarray, ...]:
+        return tuple(session.run(None, {name: inputs}))
+
+    return run, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+
+
+def onnx_session(path: Path) -> Any:
+    """An onnxruntime session on the CPU.
+
+    Raises:
+        ExportedError: the package is missing, or it cannot read the file.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ExportedError(
+            f"{path}: needs onnxruntime; pip install -r requirements-onnx.txt"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong comes as an exception
+    try:
+        return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class for each kind, without a common one
+        raise ExportedError(f"{path}: damaged, or no ONNX file: {one_line(error)}") from None
+
+
+def one_line(error: BaseException, length: int = 160) -> str:
+    """An exception's text without line breaks, cut to `length`."""
+    return " ".join(str(error).split())[:length] or type(error).__name__
+
+
+_KEYS: Mapping[str, Sequence[type]] = {
+    "outputs": (str,),
+    "input": (str,),
+    "input_size": (int,),
+    "batch_size": (int, type(None)),
+    "mean_bgr": (list,),
+    "class_names": (list,),
+    "category_ids": (list,),
+    "config": (dict,),
+}
+
+
+def _parse(path: Path, text: str) -> Dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+        fits = all(isinstance(metadata[key], tuple(kinds)) for key, kinds in _KEYS.items())
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise ExportedError(f"{path}: its metadata is not what export.py writes")
+    if metadata.get("version") != EXPORT_VERSION:
+        raise ExportedError(f"{path}: written by another version of export.py; export it again")
+    return metadata
+
+
+def _config(path: Path, metadata: Mapping[str, Any]) -> Config:
+    try:
+        return from_json(json.dumps(metadata["config"]))
+    except ConfigError as error:
+        raise ExportedError(f"{path}: {error}") from None
