@@ -1,22 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a checkpoint on a COCO or Pascal VOC split: the 12 COCO numbers and AP by class."""
+"""Evaluate a checkpoint or an exported file on any split of a COCO or Pascal VOC data set.
+
+Writes detections.json (a COCO results file) and metrics.json, or for a split without ground truth
+the zip file that the COCO server takes. Interrupted, it goes on where it was.
+"""
 
 import argparse
 import json
 import logging
+import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-from src.checkpoint import load_labels, resolve_config, write_atomically
+from src.checkpoint import Labels, load_labels, resolve_config, write_atomically
 from src.coco_utils import load_data
-from src.config import Config
-from src.dataset import batches, build_eval_dataset
-from src.detector import Detector
+from src.config import Config, to_json
+from src.detection_errors import judge_split
+from src.detector import STAGES, Detector
 from src.evaluation import detect_split
+from src.metrics import all_metrics, as_text
+from src.partial_results import PartialResults, collect, settings_key
 from src.records import DetectionData
-from src.scoring import category_ids_for, score_coco
+from src.scoring import SCORERS, category_ids_for, coco_score
+from src.stopwatch import Stopwatch
+from src.submission import write_submission
 from src.utils import add_common_arguments, run_main, setup_device
 
 LOG = logging.getLogger("m2det.eval")
@@ -27,71 +37,146 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--checkpoint_path", required=True, type=Path)
     parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
     parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
+    parser.add_argument("--output", default="eval_output", type=Path, help="folder for the results")
+    parser.add_argument("--scorer", default=SCORERS[0], choices=SCORERS, help="of the COCO numbers")
+    parser.add_argument("--name", help="of the method in a submission; the experiment's otherwise")
     parser.add_argument(
-        "--output", default="eval_output", type=Path, help="for detections.json and metrics.json"
+        "--score_threshold",
+        type=float,
+        default=0.3,
+        help="detections counted in the confusion matrix and the errors (%(default)s)",
     )
+    parser.add_argument("--distribute", action="store_true", help="one of several msrun ranks")
     add_common_arguments(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
+    """Returns the 12 COCO numbers; {} without ground truth and for ranks but the first."""
     args = parse_arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     config = resolve_config(args.config, args.set, args.checkpoint_path)
-    setup_device(args.device_target, args.device_id)
+    rank, ranks = setup_device(args.device_target, args.device_id, args.distribute)
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stdout)
     data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
-    labels = load_labels(args.checkpoint_path)
+    detector = build_detector(args.checkpoint_path, config, data)
+    watch = Stopwatch(STAGES)
+    began = time.monotonic()
+    found = detect(detector, data, config, args, watch, rank, ranks)
+    if rank:
+        return {}
+    speed = report_speed(watch, found.fresh, time.monotonic() - began, ranks)
+    write_atomically(args.output / "detections.json", json.dumps(found.results))
+    if not data.annotated:
+        name = args.name or config.experiment_tag
+        print(f"written: {write_submission(args.output, found.results, data.split, name)}")
+        return {}
+    score = coco_score(data, found.results, args.scorer)
+    errors = judge_split(data, found.results, args.score_threshold)
+    metrics = {**all_metrics(score, data, found.results, errors), "images_per_second": speed}
+    write_atomically(args.output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    print(as_text(metrics))
+    print(f"written: {args.output / 'detections.json'}, {args.output / 'metrics.json'}")
+    return score.totals
+
+
+class Found(NamedTuple):
+    """Entries of a COCO results file, and how many images were looked at in this run."""
+
+    results: List[Mapping[str, Any]]
+    fresh: int
+
+
+def build_detector(path: Path, config: Config, data: DetectionData) -> Detector:
+    """The detector in a checkpoint; without labels.json its classes are those of the data."""
+    labels = load_labels(path)
     if labels is None and config.model.num_classes != data.num_classes:
         raise ValueError(
-            f"{args.checkpoint_path}: a network of {config.model.num_classes} classes with the"
-            f" background, but {data.annotation_path} has {data.num_classes}"
+            f"{path}: a network of {config.model.num_classes} classes with the background,"
+            f" but {data.annotation_path} has {data.num_classes}"
         )
-    detector = Detector.from_checkpoint(args.checkpoint_path, config, labels)
-    names = labels.class_names if labels else data.class_names
-    results = detect(detector, data, category_ids_for(names, data), config)
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.output / "detections.json", json.dumps(results))
-    totals, by_class = score_coco(data, results)
-    metrics: Dict[str, Any] = {**totals, "AP_by_class": by_class, "images": len(data.records)}
-    write_atomically(args.output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    report(totals, by_class)
-    print(f"written: {args.output / 'detections.json'}, {args.output / 'metrics.json'}")
-    return totals
+    labels = labels or Labels(data.class_names, data.category_ids)
+    return Detector.from_checkpoint(path, config, labels)
 
 
 def detect(
-    detector: Detector, data: DetectionData, category_ids: Sequence[int], config: Config
-) -> List[Dict[str, Any]]:
-    """Run the detector over the split, logging progress and speed."""
-    dataset = build_eval_dataset(
+    detector: Detector,
+    data: DetectionData,
+    config: Config,
+    args: argparse.Namespace,
+    watch: Stopwatch,
+    rank: int,
+    ranks: int,
+) -> Found:
+    """This rank's share of the split, each image once; the results of all ranks on the first."""
+    category_ids = category_ids_for(detector.class_names, data)
+    key = settings_key([args.checkpoint_path], relevant(config), data, ranks)
+    parts = [args.output / "partial" / f"rank_{number}.jsonl" for number in range(ranks)]
+    part = PartialResults(parts[rank], key)
+    own = range(rank, len(data.records), ranks)
+    left = [index for index in own if data.records[index].image_id not in part.results]
+    if len(left) < len(own):
+        LOG.info("going on: %d of %d images were done before", len(own) - len(left), len(own))
+    report = progress(len(left))
+
+    def keep(image_ids: List[int], entries: List[List[Mapping[str, Any]]]) -> None:
+        part.append(image_ids, entries)
+        report(len(image_ids))
+
+    detect_split(
+        detector,
         data,
-        input_size=config.model.input_size,
-        mean_bgr=config.data.mean_bgr,
+        left,
+        category_ids,
+        keep,
         batch_size=config.test.batch_size,
         num_workers=config.train.num_workers,
+        strict=config.data.strict,
+        watch=watch,
     )
-    total = len(data.records)
-    began = time.monotonic()
-    shown = 0
+    run = os.environ.get("MS_SCHED_PORT", "")  # the same for all ranks of a run, and no other
+    part.finish(run)
+    if rank:
+        return Found([], len(left))
+    merged = collect(parts, key, run)
+    for path in parts:
+        path.unlink()
+    parts[0].parent.rmdir()
+    rows = [entry for record in data.records for entry in merged[record.image_id]]
+    return Found(rows, len(left))
 
-    def progress(done: int) -> None:
-        nonlocal shown
+
+def relevant(config: Config) -> str:
+    """What of a configuration the detections depend on."""
+    test = replace(config.test, batch_size=1)
+    return to_json(Config(model=config.model, anchors=config.anchors, data=config.data, test=test))
+
+
+def progress(total: int) -> Callable[[int], None]:
+    """A function to tell the number of images done; logs some twenty times."""
+    began = time.monotonic()
+    done = shown = 0
+
+    def report(count: int) -> None:
+        nonlocal done, shown
+        done += count
         if done == total or done - shown >= max(total // 20, 1):
             shown = done
             speed = done / max(time.monotonic() - began, 1e-9)
             LOG.info("%d of %d images, %.1f images/s", done, total, speed)
 
-    return detect_split(detector, data, batches(dataset), category_ids, progress)
+    return report
 
 
-def report(totals: Mapping[str, float], by_class: Mapping[str, float]) -> None:
-    """Print the twelve numbers and the AP of each class that has ground truth."""
-    for name, value in totals.items():
-        print(f"{name:<10} {value:7.4f}")
-    scored = {name: value for name, value in by_class.items() if value >= 0}
-    print(f"AP by class ({len(scored)} with ground truth):")
-    for name, value in scored.items():
-        print(f"  {name:<20} {value:7.4f}")
+def report_speed(watch: Stopwatch, images: int, seconds: float, ranks: int) -> Dict[str, float]:
+    """Images per second of each stage by itself and of the whole, printed and returned."""
+    if not images:
+        return {}
+    speed = {**watch.rates(images), "all": images / seconds}
+    text = ", ".join(f"{name} {rate:.1f}" for name, rate in speed.items())
+    of_rank = f" (rank 0 of {ranks})" if ranks > 1 else ""
+    print(f"images/s{of_rank}: {text}")
+    return {name: round(rate, 2) for name, rate in speed.items()}
 
 
 if __name__ == "__main__":

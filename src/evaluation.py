@@ -1,46 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A detector over a whole split."""
+"""A detector over a whole split: reading, network and post-processing at the same time.
 
-from typing import Any, Callable, Dict, Iterable, List, Sequence
+Images are read and prepared by threads ahead of the network, and NMS, which releases the GIL, runs
+in one more thread behind it. OpenCV and the network release it too.
+"""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from src.detector import Detector
-from src.records import DetectionData
+from src.detector import STAGES, Detector
+from src.records import DetectionData, ImageRecord
+from src.samples import Reader, limit_threads
 from src.scoring import coco_results
+from src.stopwatch import Stopwatch
+from src.views import View, view_input
+
+READY_VIEWS = 32  # an image of more (tiles) is prepared as the network goes, to save memory
+AHEAD = 2  # batches prepared, and batches waiting for NMS, at most
+
+Results = List[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image on its way through the network; without views where it could not be read."""
+
+    record: ImageRecord
+    image: np.ndarray  # (H, W, 3) uint8 BGR; empty where the inputs are ready
+    size_px: Sequence[int]  # width and height of the file's picture
+    views: List[View]
+    inputs: List[np.ndarray]
+
+    def input(self, number: int, mean_bgr: Sequence[float]) -> np.ndarray:
+        """Network input (3, S, S) of one view."""
+        return (
+            self.inputs[number]
+            if self.inputs
+            else view_input(self.image, self.views[number], mean_bgr)
+        )
 
 
 def detect_split(
     detector: Detector,
     data: DetectionData,
-    batches: Iterable[Sequence[np.ndarray]],
+    indices: Iterable[int],
     category_ids: Sequence[int],
-    progress: Callable[[int], None] = lambda done: None,
-) -> List[Dict[str, Any]]:
-    """Every detection in a split, as entries of a COCO results file.
+    keep: Callable[[List[int], List[Results]], None],
+    *,
+    batch_size: int = 1,
+    num_workers: int = 1,
+    strict: bool = False,
+    watch: Optional[Stopwatch] = None,
+) -> None:
+    """Detects in some images of a split, handing on the results of each batch.
 
     Args:
         detector: network and post-processing.
         data: the split.
-        batches: (images (B, 3, S, S), record numbers (B,)); -1 marks what fills up a batch.
+        indices: which of its records.
         category_ids: the data set's id of each class of the detector.
-        progress: told the number of images done, after each batch.
+        keep: called with the image ids of a batch and the entries of a COCO results file of each;
+            from another thread, one call at a time.
+        batch_size: views the network sees at once.
+        num_workers: threads that read images.
+        strict: an unreadable image is an error; otherwise it is reported and nothing found in it.
+        watch: told the time each stage takes; with `STAGES` of `src.detector`.
+
+    Raises:
+        DataError: an unreadable image, where `strict`.
     """
-    results: List[Dict[str, Any]] = []
-    done = 0
-    for images, indices in batches:
-        records = [data.records[int(i)] if i >= 0 else None for i in indices]
-        sizes = [(r.width, r.height) if r else (1, 1) for r in records]
-        found = detector.batch(images, sizes)
-        for record, detections in zip(records, found):
-            if record is not None:
-                results += coco_results(
-                    record.image_id,
-                    detections.boxes_px,
-                    detections.scores,
-                    detections.labels,
-                    category_ids,
+    watch = watch or Stopwatch(STAGES)
+    reader = Reader(data, strict)
+    waiting: Deque[Future] = deque()
+
+    def finish(batch: List[Prepared], outputs: list) -> None:
+        shapes = [(p.size_px[0], p.size_px[1]) for p in batch]
+        found = detector.finish([p.views for p in batch], outputs, shapes, watch)
+        entries: List[Results] = []
+        for part, detections in zip(batch, found):
+            scale = np.divide([part.record.width, part.record.height], part.size_px)
+            boxes = detections.boxes_px * np.tile(scale, 2)  # to the annotated size
+            row = (part.record.image_id, boxes, detections.scores, detections.labels)
+            entries.append(list(coco_results(*row, category_ids)))
+        keep([part.record.image_id for part in batch], entries)
+
+    def prepare(index: int) -> Prepared:
+        return _prepare(detector, reader, index, watch)
+
+    with ThreadPoolExecutor(max(1, num_workers)) as readers, ThreadPoolExecutor(1) as finisher:
+        for batch in _batches(_in_order(readers, prepare, indices, AHEAD * batch_size), batch_size):
+            tasks = [(part, number) for part in batch for number in range(len(part.views))]
+            with watch.stage("network"):
+                outputs = detector.forward(
+                    [part.views[number] for part, number in tasks],
+                    lambda row, tasks=tasks: tasks[row][0].input(tasks[row][1], detector.mean_bgr),
+                    batch_size,
                 )
-                done += 1
-        progress(done)
-    return results
+            waiting.append(finisher.submit(finish, batch, outputs))
+            if len(waiting) > AHEAD:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
+
+
+def _prepare(detector: Detector, reader: Reader, index: int, watch: Stopwatch) -> Prepared:
+    limit_threads()
+    record = reader.records[index]
+    with watch.stage("load"):
+        image = reader.read(index)
+    if image is None:
+        return Prepared(record, np.empty(0), (record.width, record.height), [], [])
+    with watch.stage("preprocess"):
+        height, width = image.shape[:2]
+        views = detector.plan.views(width, height)
+        if len(views) > READY_VIEWS:
+            return Prepared(record, image, (width, height), views, [])
+        inputs = [view_input(image, view, detector.mean_bgr) for view in views]
+        return Prepared(record, np.empty(0), (width, height), views, inputs)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    work: Callable[[int], Prepared],
+    indices: Iterable[int],
+    ahead: int,
+) -> Iterator[Prepared]:
+    """The results of `work` in order, computed by the pool at most `ahead` before their turn."""
+    pending: Deque[Future] = deque()
+    try:
+        for index in indices:
+            pending.append(pool.submit(work, index))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _batches(items: Iterator[Prepared], size: int) -> Iterator[List[Prepared]]:
+    batch: List[Prepared] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

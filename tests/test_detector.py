@@ -1,209 +1,157 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Post-processing against plain loops over the official pipeline, and by hand."""
-
-import math
+"""The detector around networks of a few lines: preparation, batches, views, configuration."""
 
 import numpy as np
 import pytest
-from mindspore import Tensor
 
 from src.checkpoint import Labels
-from src.detector import Detector, PostProcessor, candidates
+from src.config import get_config
+from src.detector import Detector, PostProcessor, build_plan, build_postprocessor, build_priors
+from src.priors import make_priors
+from src.views import ViewPlan
 
-PRIORS = np.array(
-    [[0.25, 0.25, 0.2, 0.2], [0.75, 0.25, 0.4, 0.3], [0.5, 0.75, 0.5, 0.5]], np.float32
-)
-
-
-def probabilities(logits):
-    """Softmax of one row in double precision."""
-    terms = [math.exp(float(x) - float(max(logits))) for x in logits]
-    return [term / math.fsum(terms) for term in terms]
+LABELS = Labels(("a", "b"), (1, 2))
+MEAN = (104, 117, 123)
 
 
-def decoded(loc, prior, width, height):
-    x, y, w, h = map(float, prior)
-    dx, dy, dw, dh = map(float, loc)
-    x, y, w, h = x + dx * 0.1 * w, y + dy * 0.1 * h, w * math.exp(dw * 0.2), h * math.exp(dh * 0.2)
-    corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-    return [c * side for c, side in zip(corners, (width, height, width, height))]
-
-
-def overlap(a, b):
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + 1)
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + 1)
-    areas = sum((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b))
-    return width * height / (areas - width * height)
-
-
-def plain_pipeline(loc, logits, priors, size, keep=50, agnostic=False):
-    """(score, label, box) of one image, best first, class after class with linear soft-NMS."""
-    rows = [probabilities(row) for row in logits]
-    groups = {}
-    for label in range(1, logits.shape[1]):
-        for p, row in enumerate(rows):
-            if row[label] > 0.1:
-                item = [row[label], label, decoded(loc[p], priors[p], *size)]
-                groups.setdefault(0 if agnostic else label, []).append(item)
-    result = []
-    for left in groups.values():
-        found = []
-        while left and len(found) < keep:
-            best = max(left, key=lambda item: item[0])
-            left.remove(best)
-            found.append(best)
-            for item in left:
-                iou = overlap(best[2], item[2])
-                item[0] *= 1 - iou if iou > 0.3 else 1
-            left = [item for item in left if item[0] >= 0.001]
-        result += found
-    return sorted(result, key=lambda item: -item[0])
-
-
-def network_output(seed, count=120, classes=6):
-    rng = np.random.default_rng(seed)
-    priors = rng.uniform(0.1, 0.9, (count, 4)).astype(np.float32)
-    loc = rng.normal(0, 1, (count, 4)).astype(np.float32)
-    logits = rng.normal(0, 2, (count, classes)).astype(np.float32)
-    logits[:, 0] += 1
-    return loc, logits, priors
-
-
-def assert_same(got, expected):
-    assert len(got) == len(expected)
-    np.testing.assert_allclose(got.scores, [score for score, _, _ in expected], atol=2e-6)
-    np.testing.assert_array_equal(got.labels, [label for _, label, _ in expected])
-    np.testing.assert_allclose(got.boxes_px, [box for _, _, box in expected], atol=2e-2)
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("keep", [3, 50])
-def test_against_loops(seed, keep):
-    loc, logits, priors = network_output(seed)
-    got = PostProcessor(priors, keep_per_class=keep)(loc, logits, 640, 427)
-    expected = plain_pipeline(loc, logits, priors, (640, 427), keep)
-    assert len(expected) > 10
-    assert_same(got, expected)
-    assert (got.boxes_px.dtype, got.scores.dtype, got.labels.dtype) == (
-        np.float32,
-        np.float32,
-        np.int32,
-    )
-
-
-def test_class_agnostic_against_loops():
-    loc, logits, priors = network_output(9)
-    got = PostProcessor(priors, class_agnostic=True)(loc, logits, 300, 500)
-    assert_same(got, plain_pipeline(loc, logits, priors, (300, 500), agnostic=True))
-
-
-@pytest.mark.parametrize("agnostic", [False, True])
-def test_a_batch_is_its_images(agnostic):
-    outputs = [network_output(seed) for seed in (1, 2, 3)]
-    outputs[1][1][:, 0] += 50  # nothing in the second
-    sizes = [(640, 480), (33, 2000), (1, 1)]
-    process = PostProcessor(outputs[0][2], class_agnostic=agnostic)
-    batch = process.batch(
-        np.stack([loc for loc, _, _ in outputs]), np.stack([x for _, x, _ in outputs]), sizes
-    )
-    assert [len(found) > 0 for found in batch] == [True, False, True]
-    for (loc, logits, _), size, found in zip(outputs, sizes, batch):
-        single = process(loc, logits, *size)
-        for name in ("boxes_px", "scores", "labels"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(single, name))
-    assert process.batch(np.zeros((0, 120, 4)), np.zeros((0, 120, 6)), []) == []
-
-
-def test_by_hand():
-    # probabilities 0.8 and 0.5 of classes 2 and 1; the third prior is background
-    logits = np.log(np.array([[0.1, 0.1, 0.8], [0.4, 0.5, 0.1], [0.9, 0.05, 0.05]])) + 7
-    found = PostProcessor(PRIORS)(np.zeros((3, 4)), logits, 200, 100)
-    np.testing.assert_allclose(found.scores, [0.8, 0.5], rtol=1e-5)
-    np.testing.assert_array_equal(found.labels, [2, 1])
-    np.testing.assert_allclose(found.boxes_px, [[30, 15, 70, 35], [110, 10, 190, 40]], atol=1e-4)
-
-
-def test_nothing_found_is_a_result():
-    logits = np.tile(np.float32([9, 0, 0]), (3, 1))
-    found = PostProcessor(PRIORS)(np.zeros((3, 4)), logits, 200, 100)
-    assert len(found) == 0
-    assert (found.boxes_px.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))
-
-
-def test_topk_and_clip():
-    logits = np.float32([[0, 3, 0], [0, 5, 0], [0, 4, 0]])
-    loc = np.zeros((3, 4), np.float32)
-    loc[1, 2:] = 10  # e^2 times as wide and high
-    found = PostProcessor(PRIORS, topk=2, clip=True)(loc, logits, 200, 100)
-    assert len(found) == 2
-    assert found.scores[0] > found.scores[1]
-    np.testing.assert_array_equal(
-        found.boxes_px[0], [0, 0, 200, 100]
-    )  # 591 wide around 150, 222 high
-    whole = PostProcessor(PRIORS)(loc, logits, 200, 100)
-    assert len(whole) == 3
-    assert whole.boxes_px[0, 2] == pytest.approx(150 + 40 * math.exp(2), rel=1e-5)
-
-
-def test_large_scores_and_every_threshold():
-    logits = np.float32([[-80, 80, 79], [80, -80, -80], [-80, -80, -80]])
-    for threshold in (0.0, 0.3, 0.999, 1.0):
-        rows, labels, scores = candidates(logits, threshold)
-        expected = [
-            (r, c, p)
-            for r, row in enumerate(logits)
-            for c, p in enumerate(probabilities(row))
-            if c > 0 and np.float32(p) > threshold
-        ]
-        np.testing.assert_array_equal(rows, [r for r, _, _ in expected])
-        np.testing.assert_array_equal(labels, [c for _, c, _ in expected])
-        np.testing.assert_allclose(scores, [p for _, _, p in expected], rtol=1e-5)
-
-
-def test_a_box_beyond_float32_is_left_out():
-    logits = np.tile(np.float32([0, 5]), (3, 1))
-    loc = np.zeros((3, 4), np.float32)
-    loc[1, 2] = 3e38
-    assert len(PostProcessor(PRIORS)(loc, logits, 200, 100)) == 2
-
-
-@pytest.mark.parametrize(
-    ("loc", "logits", "message"),
-    [
-        (np.zeros((2, 4)), np.zeros((3, 5)), r"loc must have shape \(1, 3, 4\)"),
-        (np.zeros((3, 4)), np.zeros((2, 5)), r"logits must have shape \(1, 3, 'C'\)"),
-        (np.zeros((3, 4)), np.zeros((3, 1)), "logits must have shape"),
-        (np.zeros((3, 4)), np.full((3, 5), np.nan), "logits hold NaN"),
-        (np.full((3, 4), np.nan), np.tile([0.0, 9.0], (3, 1)), "loc holds NaN"),
-    ],
-)
-def test_bad_network_output_is_named(loc, logits, message):
-    with pytest.raises(ValueError, match=message):
-        PostProcessor(PRIORS)(loc, logits, 10, 10)
-
-
-class _Fixed:
-    """Takes its two priors for certain, as classes 2 and 1, if the input is the one expected."""
-
-    def __init__(self, expected):
-        self.expected = expected
-
-    def set_train(self, mode):
-        assert not mode
-        return self
-
-    def __call__(self, images):
-        np.testing.assert_array_equal(images.asnumpy(), self.expected)
-        logits = np.array([[[0, 0, 9], [0, 8, 0]]], np.float32)
-        return Tensor(np.zeros((1, 2, 4), np.float32)), Tensor(logits)
-
-
-def test_detector_prepares_the_image_and_answers_in_its_pixels():
+def test_prepares_the_image_and_answers_in_its_pixels():
     """A grey 200 x 100 image: every pixel less the mean; boxes are the priors times (200, 100)."""
     priors = np.array([[0.5, 0.5, 0.2, 0.4], [0.1, 0.2, 0.1, 0.2]], np.float32)
     expected = np.tile(np.array([96, 83, 77], np.float32).reshape(1, 3, 1, 1), (1, 1, 32, 32))
-    labels = Labels(("a", "b"), (1, 2))
-    detector = Detector(_Fixed(expected), PostProcessor(priors), 32, (104, 117, 123), labels)
+
+    def network(inputs):
+        np.testing.assert_array_equal(inputs, expected)
+        logits = np.array([[[0, 0, 9], [0, 8, 0]]], np.float32)
+        return np.zeros((1, 2, 4), np.float32), logits
+
+    detector = Detector(network, PostProcessor(priors), 32, MEAN, LABELS)
     found = detector(np.full((100, 200, 3), 200, np.uint8))
     np.testing.assert_allclose(found.boxes_px, [[80, 30, 120, 70], [10, 10, 30, 30]], rtol=1e-5)
     assert found.labels.tolist() == [2, 1]
+    assert detector.class_names == ("a", "b")
+
+
+def bright_spot(inputs):
+    """A network with a prior for each of 4 x 4 cells; sure of those that are bright: class a."""
+    size = inputs.shape[-1]
+    cells = inputs.reshape(len(inputs), 3, 4, size // 4, 4, size // 4).mean(axis=(1, 3, 5))
+    bright = cells.reshape(len(inputs), 16) > 50
+    logits = np.zeros((len(inputs), 16, 3), np.float32)
+    logits[..., 0] = 5
+    logits[..., 1] = np.where(bright, 12, -5)
+    return np.zeros((len(inputs), 16, 4), np.float32), logits
+
+
+def grid():
+    centres = (np.arange(4) + 0.5) / 4
+    y, x = np.meshgrid(centres, centres, indexing="ij")
+    return np.stack([x, y, np.full((4, 4), 0.25), np.full((4, 4), 0.25)], -1).reshape(16, 4)
+
+
+def spotted(width, height, *spots):
+    """A black image with white rectangles (xyxy)."""
+    image = np.zeros((height, width, 3), np.uint8)
+    for x1, y1, x2, y2 in spots:
+        image[y1:y2, x1:x2] = 255
+    return image
+
+
+def detector(**plan):
+    priors = {size: grid().astype(np.float32) for size in plan.get("sizes", ())}
+    post = PostProcessor(grid().astype(np.float32))
+    return Detector(bright_spot, post, 64, MEAN, LABELS, ViewPlan(64, **plan), priors)
+
+
+@pytest.mark.parametrize("plan", [{}, {"flip": True}, {"sizes": (48, 64, 96)}])
+def test_every_plan_finds_the_spot_where_it_is(plan):
+    found = detector(**plan)(spotted(400, 200, (300, 50, 400, 100)))
+    np.testing.assert_allclose(found.boxes_px, [[300, 50, 400, 100]], atol=0.5)
+    assert found.labels.tolist() == [1]
+    assert found.scores[0] > 0.9
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+@pytest.mark.parametrize("plan", [{}, {"flip": True, "sizes": (48, 64)}, {"tile_px": 150}])
+def test_any_batch_size_gives_the_same(plan, batch_size):
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(9):
+        x, y = rng.integers(0, 4) * 100, rng.integers(0, 4) * 50
+        images.append(spotted(400, 200, (x, y, x + 100, y + 50)))
+    images[4] = spotted(60, 40)  # nothing in it
+    single = [detector(**plan)(image) for image in images]
+    many = detector(**plan).many(images, batch_size)
+    assert [len(found) > 0 for found in single] == [index != 4 for index in range(9)]
+    for one, other in zip(single, many):
+        for name in ("boxes_px", "scores", "labels"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_tiles_find_what_the_whole_image_is_too_coarse_for():
+    """A spot of 20 x 20 in 800 x 400: a fortieth of the side, but a quarter of a tile's."""
+    image = spotted(800, 400, (40, 40, 60, 60))
+    assert len(detector()(image)) == 0
+    found = detector(tile_px=80, tile_overlap=0.5)(image)
+    assert len(found) >= 1
+    np.testing.assert_allclose(found.boxes_px[0], [40, 40, 60, 60], atol=1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (100, 20000, 3), (3, 1, 3)])
+@pytest.mark.parametrize("plan", [{}, {"flip": True, "sizes": (48, 64)}, {"tile_px": 512}])
+def test_odd_sizes_are_a_defined_result(shape, plan):
+    found = detector(**plan)(np.full(shape, 255, np.uint8))
+    assert found.boxes_px.shape == (len(found), 4)
+    assert np.isfinite(found.boxes_px).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.uint16),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(image):
+    with pytest.raises(ValueError, match=r"image must be \(H, W, 3\) uint8"):
+        detector()(image)
+
+
+def test_configured_post_processing():
+    official = build_postprocessor(get_config("m2det_tiny"))
+    assert (official.method, official.iou_threshold, official.score_threshold) == (
+        "linear",
+        0.3,
+        0.1,
+    )
+    assert (official.keep_per_class, official.topk, official.class_agnostic) == (50, 0, False)
+    paper = build_postprocessor(get_config("m2det_tiny", ["test=paper"]))
+    assert (paper.method, paper.score_threshold) == ("linear", 0.05)
+    gaussian = build_postprocessor(
+        get_config("m2det_tiny", ["test.soft_nms_method=gaussian", "test.class_agnostic=true"])
+    )
+    assert (gaussian.method, gaussian.sigma, gaussian.class_agnostic) == ("gaussian", 0.5, True)
+    hard = build_postprocessor(get_config("m2det_tiny", ["test.soft_nms=false"]))
+    assert (hard.method, hard.iou_threshold) == ("hard", 0.45)
+
+
+def test_priors_of_other_sizes_keep_their_pixels():
+    config = get_config("m2det_tiny", ["test.multi_scale=[128,192]"])
+    own, larger = make_priors(config), build_priors(config, 192)
+    assert len(own) == 6 * (16**2 + 8**2 + 4**2 + 2**2)
+    assert len(larger) == 6 * (24**2 + 12**2 + 6**2 + 4**2)
+    np.testing.assert_allclose(larger[:6, 2:] * 192, own[:6, 2:] * 128, rtol=1e-6)
+    np.testing.assert_allclose(larger[0, :2], 0.5 / 24)
+    np.testing.assert_array_equal(build_priors(config, 128), own)
+    trained = get_config("m2det_tiny", ["data.multi_scale=[128,192]"])
+    np.testing.assert_allclose(build_priors(trained, 192)[:6, 2:], own[:6, 2:], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"test\.multi_scale: 100 does not work"):
+        build_priors(config, 100)
+    assert build_plan(config).sizes == (128, 192)
+
+
+def test_labels_must_fit():
+    config = get_config("m2det_tiny", ["model.num_classes=5"])
+    with pytest.raises(ValueError, match=r"x\.ckpt: 2 class names for a network of 4"):
+        Detector.from_network(bright_spot, config, LABELS, "x.ckpt")

@@ -26,6 +26,16 @@ DATA = {
     "data_report",
     "data_picture",
     "draw",
+    "postprocess",
+    "views",
+    "tiling",
+    "weighted_boxes",
+    "merging",
+    "detection_errors",
+    "metrics",
+    "partial_results",
+    "submission",
+    "stopwatch",
 }
 GRAPH = {"backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"}
 RUNTIME = {"callback", "trainer", "evaluation"}

@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO scores against values worked out by hand."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from src.coco_utils import DataError, load_data
-from src.scoring import COCO_NUMBERS, category_ids_for, coco_results, evaluate_coco, score_coco
+from src.scoring import (
+    COCO_NUMBERS,
+    SCORERS,
+    category_ids_for,
+    coco_results,
+    coco_score,
+    evaluate_coco,
+    score_coco,
+)
 from tests.datasets import SHARED, coco_content, voc_xml, write_coco, write_voc
 
 
@@ -157,3 +167,63 @@ def test_real_data(name):
     scores = evaluate_coco(data, perfect(data))
     assert scores["AP"] == pytest.approx(1.0)
     assert scores["AR_100"] == pytest.approx(1.0)
+
+
+def noisy(data, seed=0):
+    """Perfect boxes moved, scored at random, some of the wrong class, some twice."""
+    rng = np.random.default_rng(seed)
+    results = [dict(result) for result in perfect(data) * 2]
+    for result in results:
+        result["bbox"] = [v + rng.normal(0, 4) for v in result["bbox"]]
+        result["score"] = float(rng.random())
+        if rng.random() < 0.2:
+            result["category_id"] = int(rng.choice(data.category_ids))
+    return results
+
+
+def test_the_faster_scorer_gives_the_same_numbers(coco_tiny):
+    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
+    data = load_data(coco_tiny, "val")
+    results = noisy(data)
+    plain, fast = (coco_score(data, results, scorer) for scorer in SCORERS)
+    assert 0.02 < plain.totals["AP"] < 0.9
+    assert fast.totals == pytest.approx(plain.totals, abs=1e-12)
+    assert fast.class_names == plain.class_names
+    np.testing.assert_allclose(fast.precision, plain.precision, atol=1e-12)
+    np.testing.assert_allclose(fast.recall, plain.recall, atol=1e-12)
+
+
+def test_scorers_are_named(tmp_path, monkeypatch):
+    data = load_data(write_coco(tmp_path, coco_content(boxes=[(1, 3, [0, 0, 9, 9])])), "train")
+    with pytest.raises(ValueError, match="choose from pycocotools, faster-coco-eval"):
+        coco_score(data, [], "other")
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ValueError, match="pip install faster-coco-eval"):
+        coco_score(data, [], "faster-coco-eval")
+
+
+SQUARE = (1, 3, [0, 0, 40, 40])
+# Each answer for one 40 x 40 cat beside one dog, and the AP worked out by hand.
+ANSWERS = {
+    # IoU 1 for both: AP 1.
+    "perfect": ([(3, [0, 0, 40, 40], 0.9), (7, [50, 20, 8, 8], 0.8)], 1.0),
+    # The cat moved by 10: IoU 30 / 50 = 0.6, right at 0.50 0.55 0.60, 3 of 10; dog 1.
+    "shifted": ([(3, [10, 0, 40, 40], 0.9), (7, [50, 20, 8, 8], 0.8)], 0.65),
+    # The second of two equal cats is wrong, but comes after full recall: AP stays 1.
+    "duplicated": ([(3, [0, 0, 40, 40], 0.9)] * 2 + [(7, [50, 20, 8, 8], 0.8)], 1.0),
+    "empty": ([], 0.0),
+    # Each box under the other's name.
+    "swapped": ([(7, [0, 0, 40, 40], 0.9), (3, [50, 20, 8, 8], 0.8)], 0.0),
+}
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("case", ANSWERS)
+def test_answers_by_hand(tmp_path, case, scorer):
+    if scorer != "pycocotools":
+        pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
+    rows = [SQUARE, (1, 7, [50, 20, 8, 8])]
+    data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
+    found, expected = ANSWERS[case]
+    results = [entry(1, *row) for row in found]
+    assert score_coco(data, results, scorer)[0]["AP"] == pytest.approx(expected)

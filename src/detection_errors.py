@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What went wrong: confusion matrix, and false positives and misses by kind. NumPy only.
+
+Detections above a score are matched with ground truths at IoU 0.5, best score first. The kinds are
+those of Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors" (ECCV
+2020), section 2.2, without their effect on AP.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+
+from src.box_utils import iou_matrix
+from src.records import DetectionData, ImageRecord
+
+MATCH_IOU = 0.5  # a detection is of an object from here on
+TOUCH_IOU = 0.1  # below, it lies on the background
+KINDS = ("correct", "localisation", "class", "both", "duplicate", "background", "missed")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageErrors:
+    """The detections and ground truths of one image, judged."""
+
+    image_id: int
+    boxes_px: np.ndarray  # (N, 4) xyxy, best first
+    labels: np.ndarray  # (N,) from 1
+    scores: np.ndarray  # (N,)
+    kinds: Tuple[str, ...]  # of each detection; "ignored" on a crowd or difficult object
+    missed: np.ndarray  # (M,) rows of the record: objects not found
+
+    @property
+    def wrong(self) -> int:
+        """Number of false positives and misses."""
+        return len(self.missed) + sum(kind not in ("correct", "ignored") for kind in self.kinds)
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorSummary:
+    """Errors of a whole split."""
+
+    confusion: np.ndarray  # (C, C) int: truth by prediction, 0 the background
+    counts: Dict[str, int]  # by kind of `KINDS`
+    images: List[ImageErrors]
+    score_threshold: float
+
+
+def judge_split(
+    data: DetectionData, results: Sequence[Mapping[str, Any]], score_threshold: float = 0.3
+) -> ErrorSummary:
+    """Errors of `results` (entries of a COCO results file) with at least `score_threshold`."""
+    label_of = {category: label for label, category in enumerate(data.category_ids, 1)}
+    by_image: Dict[int, List[Mapping[str, Any]]] = defaultdict(list)
+    for entry in results:
+        if entry["score"] >= score_threshold:
+            by_image[entry["image_id"]].append(entry)
+    confusion = np.zeros((data.num_classes, data.num_classes), np.int64)
+    images = []
+    for record in data.records:
+        entries = sorted(by_image[record.image_id], key=lambda entry: -entry["score"])
+        boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = np.array([label_of[entry["category_id"]] for entry in entries], np.int64)
+        scores = np.array([entry["score"] for entry in entries])
+        images.append(_judge_image(record, boxes, labels, scores))
+        _count_confusion(confusion, record, boxes, labels)
+    counts = dict.fromkeys(KINDS, 0)
+    for image in images:
+        counts["missed"] += len(image.missed)
+        for kind in image.kinds:
+            if kind != "ignored":
+                counts[kind] += 1
+    return ErrorSummary(confusion, counts, images, score_threshold)
+
+
+def _count_confusion(
+    confusion: np.ndarray, record: ImageRecord, boxes: np.ndarray, labels: np.ndarray
+) -> None:
+    """Adds one image: each detection takes the free object it overlaps most, whatever its class."""
+    overlap = iou_matrix(boxes, record.boxes_px.astype(np.float64))
+    free = ~record.ignore
+    for row, label in zip(overlap, labels):
+        best = int(np.where(free, row, -1).argmax()) if free.any() else -1
+        if best >= 0 and row[best] >= MATCH_IOU:
+            free[best] = False
+            confusion[record.labels[best], label] += 1
+        elif not (row[record.ignore] >= MATCH_IOU).any():
+            confusion[0, label] += 1
+    np.add.at(confusion[:, 0], record.labels[free], 1)
+
+
+def _judge_image(
+    record: ImageRecord, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray
+) -> ImageErrors:
+    overlap = iou_matrix(boxes, record.boxes_px.astype(np.float64))
+    found = np.zeros(len(record.labels), bool)
+    kinds = []
+    for row, label in zip(overlap, labels):
+        kind, match = _judge(row, int(label), record, found)
+        kinds.append(kind)
+        if match >= 0:
+            found[match] = True
+    missed = np.flatnonzero(~found & ~record.ignore)
+    return ImageErrors(record.image_id, boxes, labels, scores, tuple(kinds), missed)
+
+
+def _judge(
+    overlap: np.ndarray, label: int, record: ImageRecord, found: np.ndarray
+) -> Tuple[str, int]:
+    """Kind of one detection, and the object it finds or -1."""
+    same = record.labels == label
+    real = ~record.ignore
+
+    def best(which: np.ndarray) -> float:
+        return float(overlap[which].max(initial=0.0))
+
+    free = real & same & ~found
+    if best(free) >= MATCH_IOU:
+        return "correct", int(np.where(free, overlap, -1).argmax())
+    if best(same & ~real) >= MATCH_IOU:
+        return "ignored", -1
+    if best(real & same & found) >= MATCH_IOU:
+        return "duplicate", -1
+    if best(real & ~same) >= MATCH_IOU:
+        return "class", -1
+    if best(real & same) >= TOUCH_IOU:
+        return "localisation", -1
+    if best(real & ~same) >= TOUCH_IOU:
+        return "both", -1
+    return "background", -1

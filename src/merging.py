@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes of several views of an image put together. NumPy and the compiled NMS only.
+
+Sizes and flips: weighted boxes fusion of what NMS leaves of each view, or one soft-NMS over the
+candidates of all. Tiles: always the latter, and then parts of objects that seams cut are joined.
+"""
+
+from dataclasses import replace
+from typing import List, Sequence, Tuple
+
+import numpy as np
+
+from src.postprocess import Candidates, Detections, PostProcessor
+from src.tiling import cut_edges, drop_seen_whole, join_parts
+from src.views import View, accepts
+from src.weighted_boxes import fuse_boxes
+
+SEAM_PX = 3  # pixels of the network's input; a box that ends this near to a seam has been cut
+
+
+def merge_views(
+    found: Candidates,
+    views: Sequence[View],
+    owner: np.ndarray,
+    sizes_px: Sequence[Tuple[int, int]],
+    postprocess: PostProcessor,
+    merge: str,
+) -> List[Detections]:
+    """Detections of each of I images.
+
+    Args:
+        found: candidates in pixels of the images; `image` is the number of the view.
+        views: V of them.
+        owner: (V,) the image of each view.
+        sizes_px: (I, 2) width and height of the images.
+        postprocess: NMS and limits.
+        merge: "wbf" or "soft_nms".
+
+    Raises:
+        ValueError: another `merge`.
+    """
+    if merge not in ("wbf", "soft_nms"):
+        raise ValueError(f"merge must be wbf or soft_nms, not {merge!r}")
+    tiled = any(
+        view.window[:2] + view.size_px != (0, 0, *sizes_px[i]) for view, i in zip(views, owner)
+    )
+    if merge == "wbf" and not tiled:
+        return _fuse_views(found, views, owner, sizes_px, postprocess)
+    cut = _cut(found, views, owner, sizes_px)
+    if cut.any():
+        windows, overlap = (column[found.image] for column in _windows(views))
+        found = found[drop_seen_whole(found.boxes_px, windows, cut, overlap)]
+    kept, scores = postprocess.select(found, owner)
+    kept = replace(kept, scores=scores)
+    if cut.any():
+        kept = _join(kept, _cut(kept, views, owner, sizes_px), owner)
+    return postprocess.split(replace(kept, image=owner[kept.image]), kept.scores, len(sizes_px))
+
+
+def _fuse_views(
+    found: Candidates,
+    views: Sequence[View],
+    owner: np.ndarray,
+    sizes_px: Sequence[Tuple[int, int]],
+    postprocess: PostProcessor,
+) -> List[Detections]:
+    kept, scores = postprocess.select(found)  # each view by itself
+    kept = replace(kept, scores=scores)
+    fused = []
+    for image in range(len(sizes_px)):
+        own = [view for view, number in zip(views, owner) if number == image]
+        fused.append(_fuse(kept[owner[kept.image] == image], own, image))
+    limited = postprocess.limit(Candidates.join(fused))
+    return postprocess.split(limited, limited.scores, len(sizes_px))
+
+
+def _fuse(found: Candidates, views: Sequence[View], image: int) -> Candidates:
+    """The boxes of one image; each counts on every view that would have kept it."""
+
+    def seen_by(boxes: np.ndarray) -> np.ndarray:
+        return np.maximum(np.sum([accepts(view, boxes) for view in views], axis=0), 1)
+
+    boxes, scores, labels = fuse_boxes(found.boxes_px, found.scores, found.labels, seen_by)
+    return Candidates(boxes, scores, labels, np.full(len(boxes), image))
+
+
+def _windows(views: Sequence[View]) -> Tuple[np.ndarray, np.ndarray]:
+    """Windows (V, 4) xyxy of the views and the shares of a side they have in common (V, 1)."""
+    windows = np.array([view.window for view in views]).reshape(-1, 4)
+    return windows, np.array([[view.overlap] for view in views])
+
+
+def _cut(
+    found: Candidates,
+    views: Sequence[View],
+    owner: np.ndarray,
+    sizes_px: Sequence[Tuple[int, int]],
+) -> np.ndarray:
+    """(N, 4) bool: the edges of each box that lie at a seam of its tile."""
+    windows, _ = _windows(views)
+    sizes = np.asarray(sizes_px).reshape(-1, 2)[owner]
+    scale = (windows[:, 2:] - windows[:, :2]) / np.array([[view.size] for view in views])
+    rows = found.image
+    margin = np.tile(SEAM_PX * scale, 2)[rows]
+    return cut_edges(found.boxes_px, windows[rows], sizes[rows], margin)
+
+
+def _join(found: Candidates, cut: np.ndarray, owner: np.ndarray) -> Candidates:
+    """Parts of objects joined, image by image."""
+    boxes, alive = found.boxes_px.copy(), np.ones(len(found.scores), bool)
+    for image in np.unique(owner[found.image[cut.any(axis=1)]]):
+        rows = np.flatnonzero(owner[found.image] == image)
+        boxes[rows], alive[rows] = join_parts(
+            found.boxes_px[rows], found.scores[rows], found.labels[rows], cut[rows]
+        )
+    return replace(found, boxes_px=boxes)[alive]

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of an evaluation: continued, never mixed up, merged."""
+
+import dataclasses
+import threading
+
+import pytest
+
+from src.coco_utils import load_data
+from src.partial_results import PartialResults, collect, settings_key
+from tests.datasets import coco_content, write_coco, write_image
+
+ROW = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}
+
+
+def test_goes_on_where_it_was(tmp_path):
+    path = tmp_path / "deep" / "part.jsonl"
+    PartialResults(path, "key").append([1, 2], [[ROW], []])
+    again = PartialResults(path, "key")
+    assert again.results == {1: [ROW], 2: []}
+    again.append([3], [[ROW, ROW]])
+    assert PartialResults(path, "key").results == {1: [ROW], 2: [], 3: [ROW, ROW]}
+
+
+def test_another_key_starts_anew(tmp_path):
+    path = tmp_path / "part.jsonl"
+    PartialResults(path, "one").append([1], [[ROW]])
+    assert PartialResults(path, "two").results == {}
+    assert PartialResults(path, "one").results == {}  # and nothing of the old one is left
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+def test_a_line_cut_off_is_forgotten(tmp_path, cut):
+    path = tmp_path / "part.jsonl"
+    part = PartialResults(path, "key")
+    part.append([1], [[ROW]])
+    size = path.stat().st_size
+    part.append([2], [[ROW]])
+    with open(path, "r+b") as file:
+        file.truncate(size + cut)
+    again = PartialResults(path, "key")
+    assert again.results == {1: [ROW]}
+    again.append([3], [[]])
+    assert PartialResults(path, "key").results == {1: [ROW], 3: []}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\n", b"[]\n", b'{"key": "other"}\n{}\n'])
+def test_a_damaged_file_is_started_anew(tmp_path, content):
+    path = tmp_path / "part.jsonl"
+    path.write_bytes(content)
+    part = PartialResults(path, "key")
+    assert part.results == {}
+    part.append([1], [[]])
+    assert PartialResults(path, "key").results == {1: []}
+
+
+def test_ranks_are_waited_for_and_merged(tmp_path):
+    paths = [tmp_path / f"rank_{rank}.jsonl" for rank in range(2)]
+    first, second = (PartialResults(path, "key") for path in paths)
+    first.append([1], [[ROW]])
+    first.finish("run 2")
+    second.append([2], [[]])
+    second.finish("run 1")  # of an earlier run
+    waited = threading.Event()
+
+    def late():
+        waited.wait(5)
+        second.append([4], [[ROW]])
+        second.finish("run 2")
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    threading.Timer(0.2, waited.set).start()
+    merged = collect(paths, "key", "run 2", poll_seconds=0.01)
+    assert waited.is_set()
+    thread.join()
+    assert merged == {1: [ROW], 2: [], 4: [ROW]}
+
+
+def test_the_key_stands_for_everything_that_matters(tmp_path):
+    data = load_data(write_coco(tmp_path / "data", coco_content(["a.jpg", "b.jpg"])), "train")
+    weights = tmp_path / "x.ckpt"
+    weights.write_bytes(b"weights")
+    keys = [settings_key([weights], "settings", data, 1)]
+    assert settings_key([weights], "settings", data, 1) == keys[0]
+    keys.append(settings_key([weights], "other", data, 1))
+    keys.append(settings_key([weights], "settings", data, 2))
+    fewer = dataclasses.replace(data, records=data.records[:1])
+    keys.append(settings_key([weights], "settings", fewer, 1))
+    write_image(tmp_path / "data" / "train2017" / "a.jpg", 61, 48, 17)
+    keys.append(settings_key([weights], "settings", data, 1))
+    weights.write_bytes(b"others!")
+    keys.append(settings_key([weights], "settings", data, 1))
+    assert len(set(keys)) == len(keys)
+    with pytest.raises(OSError, match="gone"):
+        settings_key([tmp_path / "gone.ckpt"], "settings", data, 1)
