@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A split through a detector of a few lines: order, batches, bad images, eval.py around it."""
+
+import json
+import logging
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+import eval as evaluate
+from src.checkpoint import Labels, save_config
+from src.coco_utils import load_data
+from src.config import get_config
+from src.detector import STAGES, Detector, PostProcessor
+from src.evaluation import detect_split
+from src.records import DataError
+from src.stopwatch import Stopwatch
+from src.views import ViewPlan
+from tests.datasets import coco_content, voc_xml, write_coco, write_voc
+
+CENTRES = (np.arange(4) + 0.5) / 4
+GRID = np.array([[x, y, 0.25, 0.25] for y in CENTRES for x in CENTRES], np.float32)
+COUNT = 11
+
+
+def network(inputs):
+    """Sure of "cat" in each of 4 x 4 cells that is bright."""
+    side = inputs.shape[-1] // 4
+    cells = inputs.reshape(len(inputs), 3, 4, side, 4, side).mean(axis=(1, 3, 5))
+    logits = np.zeros((len(inputs), 16, 3), np.float32)
+    logits[..., 0] = 5
+    logits[..., 1] = np.where(cells.reshape(-1, 16) > 50, 12, -5)
+    return np.zeros((len(inputs), 16, 4), np.float32), logits
+
+
+def detector(labels=("cat", "dog"), **plan):
+    return Detector(
+        network,
+        PostProcessor(GRID),
+        64,
+        (104, 117, 123),
+        Labels(labels, (3, 7)),
+        ViewPlan(64, **plan),
+    )
+
+
+def spot(number):
+    """Cell (xywh in pixels of 60 x 48) that is bright in image `number`."""
+    column, row = number % 4, number // 4 % 4
+    return [column * 15, row * 12, 15, 12]
+
+
+def write_spots(folder, names):
+    for number, name in enumerate(names):
+        image = np.zeros((48, 60, 3), np.uint8)
+        x, y, w, h = spot(number)
+        image[y : y + h, x : x + w] = 255
+        cv2.imwrite(str(folder / name), image)
+
+
+@pytest.fixture
+def root(tmp_path):
+    names = [f"{number}.png" for number in range(COUNT)]
+    rows = [(number + 1, 3, spot(number)) for number in range(COUNT)]
+    write_coco(
+        tmp_path / "data",
+        coco_content(names, rows),
+        "val2017",
+        "annotations/instances_val2017.json",
+    )
+    write_spots(tmp_path / "data" / "val2017", names)
+    return tmp_path / "data"
+
+
+def run(data, indices=None, **options):
+    found = {}
+
+    def keep(image_ids, entries):
+        found.update(zip(image_ids, entries))
+
+    plan = options.pop("plan", {})
+    indices = range(len(data.records)) if indices is None else indices
+    detect_split(detector(**plan), data, indices, (3, 7), keep, **options)
+    return found
+
+
+PLANS = [{}, {"flip": True}, {"tile_px": 30}]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_batch_size_and_number_of_threads_gives_the_same(root, plan):
+    data = load_data(root, "val")
+    found = run(data, plan=plan)
+    assert list(found) == list(range(1, COUNT + 1))
+    for image_id, entries in found.items():
+        best = entries[0]
+        assert (best["image_id"], best["category_id"]) == (image_id, 3)
+        np.testing.assert_allclose(best["bbox"], spot(image_id - 1), atol=0.5)
+    for batch_size, workers in ((4, 1), (7, 3)):
+        assert run(data, plan=plan, batch_size=batch_size, num_workers=workers) == found
+
+
+def test_ranks_divide_the_images(root):
+    data = load_data(root, "val")
+    parts = [run(data, range(rank, COUNT, 2), batch_size=4) for rank in range(2)]
+    assert not set(parts[0]) & set(parts[1])
+    assert {**parts[0], **parts[1]} == run(data)
+
+
+def test_every_stage_is_timed(root):
+    watch = Stopwatch(STAGES)
+    run(load_data(root, "val"), watch=watch)
+    assert all(seconds > 0 for seconds in watch.seconds.values())
+    assert set(watch.rates(COUNT)) == {"load", "preprocess", "network", "decode", "nms"}
+
+
+def test_an_unreadable_image_is_reported_and_has_no_detections(root, caplog):
+    data = load_data(root, "val")
+    expected = run(data)
+    (root / "val2017" / "4.png").write_bytes(b"no image")
+    found = run(data, batch_size=4)
+    assert found == {**expected, 5: []}
+    assert caplog.text.count("4.png") == 1
+    with pytest.raises(DataError, match=r"4\.png"):
+        run(data, strict=True)
+
+
+def test_boxes_are_in_the_annotated_size(root):
+    image = cv2.imread(str(root / "val2017" / "5.png"))
+    cv2.imwrite(str(root / "val2017" / "5.png"), cv2.resize(image, (240, 96)))
+    np.testing.assert_allclose(run(load_data(root, "val"))[6][0]["bbox"], spot(5), atol=0.2)
+
+
+def test_many_tiles_are_made_as_the_network_goes(root):
+    data = load_data(root, "val")
+    found = run(data, plan={"tile_px": 8, "tile_overlap": 0.5}, batch_size=3)
+    assert set(found) == set(range(1, COUNT + 1))
+
+
+@pytest.fixture
+def main(root, tmp_path, monkeypatch, device):
+    """eval.py with the stand-in network."""
+    checkpoint = tmp_path / "run" / "m.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"weights")
+    config = get_config("m2det_tiny", ["model.num_classes=3"])
+    save_config(checkpoint.parent, config, Labels(("cat", "dog"), (3, 7)))
+    monkeypatch.setattr(evaluate, "build_detector", lambda *_: detector())
+
+    def call(*flags, data=root):
+        argv = ["--checkpoint_path", str(checkpoint), "--dataset_path", str(data)]
+        return evaluate.main([*argv, "--output", str(tmp_path / "out"), *flags])
+
+    return call
+
+
+def test_everything_is_written_and_printed(main, tmp_path, capsys):
+    totals = main("--set", "test.batch_size=4")
+    assert totals["AP"] == pytest.approx(1.0)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "detections.json",
+        "metrics.json",
+    ]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["AP_by_class"] == {"cat": pytest.approx(1.0), "dog": -1.0}
+    assert metrics["confusion"]["rows"] == [[0, 0, 0], [0, COUNT, 0], [0, 0, 0]]
+    assert metrics["precision_recall"]["0.50"]["cat"] == [1.0] * 101
+    assert set(metrics["images_per_second"]) == {*STAGES, "all"}
+    printed = capsys.readouterr().out
+    assert "images/s: load" in printed
+    assert "AP_small" in printed
+
+
+def test_an_interrupted_run_goes_on(main, tmp_path, monkeypatch, caplog):
+    main()
+    expected = (tmp_path / "out" / "detections.json").read_text()
+    asked = []
+
+    def dies(batch):
+        asked.append(len(batch))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return network(batch)
+
+    broken = detector()
+    broken.network = dies
+    monkeypatch.setattr(evaluate, "build_detector", lambda *_: broken)
+    with pytest.raises(KeyboardInterrupt):
+        main("--set", "test.batch_size=2")
+    assert (tmp_path / "out" / "partial" / "rank_0.jsonl").is_file()
+    asked += [0] * 10  # it lives from here on
+    with caplog.at_level(logging.INFO):
+        main()
+    assert "4 of 11 images were done before" in caplog.text
+    assert len(asked) == 3 + 10 + COUNT - 4
+    assert (tmp_path / "out" / "detections.json").read_text() == expected
+    assert not (tmp_path / "out" / "partial").exists()
+
+
+def test_a_split_without_ground_truth_becomes_a_submission(main, root, tmp_path):
+    content = coco_content(["a.png"])
+    del content["annotations"]
+    write_coco(root, content, "test2015", "annotations/image_info_test-dev2015.json")
+    assert main("--split", "test-dev2015", "--name", "mine") == {}
+    stem = "detections_test-dev2015_mine_results"
+    with zipfile.ZipFile(tmp_path / "out" / f"{stem}.zip") as archive:
+        assert archive.namelist() == [f"{stem}.json"]
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_voc_data_has_the_metrics_of_voc(main, tmp_path, capsys):
+    boxes = {name: spot(number) for number, name in enumerate("ab")}
+    files = {
+        name: voc_xml([("cat", (x + 1, y + 1, x + w, y + h)), ("dog", (1, 40, 9, 48))])
+        for name, (x, y, w, h) in boxes.items()
+    }
+    voc = write_voc(tmp_path / "voc", files, {"val": ["a", "b"]})
+    write_spots(voc / "JPEGImages", ["a.jpg", "b.jpg"])
+    main(data=voc)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    # every cat is found, no dog: 1 and 0 by either metric
+    assert metrics["VOC07_mAP"] == pytest.approx(0.5)
+    assert metrics["VOC12_mAP"] == pytest.approx(0.5)
+    assert "VOC07_mAP 0.5000" in " ".join(capsys.readouterr().out.split())
