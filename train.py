@@ -2,25 +2,30 @@
 """Train M2Det on a COCO or Pascal VOC data set."""
 
 import argparse
+import contextlib
 import logging
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import nn
 
-from src.callback import CheckpointSaver, ProgressLog, list_checkpoints
-from src.checkpoint import CheckpointError, Labels, resolve_config, save_config
+from src import training_setup as setup
+from src.callback import Callback, CheckpointSaver, list_checkpoints
+from src.checkpoint import Labels, resolve_config, save_config
 from src.coco_utils import load_data
-from src.config import Config, override
-from src.dataset import batches, build_train_dataset
-from src.loss import ModelWithLoss, MultiBoxLoss, TrainOneStepCell
-from src.lr_scheduler import learning_rates
+from src.config import Config
+from src.ema import Ema, EmaUpdate
 from src.model import build_model
-from src.priors import make_priors
+from src.progress import Bar, LogLines, Progress
 from src.records import DetectionData
-from src.trainer import build_optimizer, optimizer_state, resume, total_steps, train
+from src.resume import Resumable, load_fitting
+from src.run_log import RunLog, save_run
+from src.stopping import StopSignal
+from src.train_eval import Evaluation
+from src.trainer import BadSteps, Run, TrainingError, train
 from src.utils import (
     add_common_arguments,
     load_weights,
@@ -41,7 +46,14 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--pretrained_backbone", default="none", help="converted backbone weights, or none"
     )
     parser.add_argument("--train_url", default="outputs", type=Path, help="output folder")
-    parser.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint")
+    begin.add_argument("--finetune", metavar="PATH", help="begin with what fits of a checkpoint")
+    parser.add_argument(
+        "--force", action="store_true", help="resume in spite of other classes, ranks or schedule"
+    )
+    parser.add_argument("--check", action="store_true", help="check the data set and stop")
+    parser.add_argument("--dry_run", action="store_true", help="build, show a batch, and stop")
     parser.add_argument("--distribute", action="store_true", help="one of several msrun ranks")
     parser.add_argument("--log_interval", type=int, default=10, help="steps between log lines")
     add_common_arguments(parser)
@@ -51,150 +63,183 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
     config = resolve_config(args.config, args.set)
-    rank, world_size = setup_device(args.device_target, args.device_id, args.distribute)
-    logging.basicConfig(
-        level=logging.INFO if rank == 0 else logging.WARNING,
-        format="%(asctime)s %(message)s",
-        stream=sys.stdout,
-    )
-    data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
-    config = with_classes(config, len(data.class_names) + 1)
-    LOG.info(
-        "%d images, %d classes, %d rank(s)", len(data.records), len(data.class_names), world_size
-    )
-    folder = args.train_url / config.experiment_tag
-    run(config, data, args, folder, rank, world_size)
-
-
-def run(
-    config: Config,
-    data: DetectionData,
-    args: argparse.Namespace,
-    folder: Path,
-    rank: int,
-    world_size: int,
-) -> None:
-    """Build every part, hand them to each other and train."""
-    set_seed(config.random_seed)
-    model = build_model(config)
-    if args.pretrained_backbone.lower() != "none":
-        load_weights(model.backbone, args.pretrained_backbone, prefix="backbone.")
-    rates = schedule(config, len(data.records), world_size)
-    optimizer = build_optimizer(
-        model,
-        rates,
-        config.optimizer.momentum,
-        config.optimizer.weight_decay,
-        config.optimizer.dampening,
-    )
-    prefix = f"{config.model.backbone}_{config.model.input_size}"
-    start_step = resume_run(args.resume, folder, prefix, model, optimizer)
-    steps = training_batches(config, data, start_step, len(rates), rank, world_size)
-    callbacks = []
-    if rank == 0:
-        save_config(folder, config, Labels(data.class_names, data.category_ids))
-        saver = CheckpointSaver(
-            folder,
-            prefix,
-            model.parameters_dict,
-            lambda: optimizer_state(optimizer),
-            config.train.save_epochs,
-            config.train.keep_checkpoints,
+    if args.check:
+        sys.exit(check(args))
+    with StopSignal() as stop:
+        rank, world_size = setup_device(args.device_target, args.device_id, args.distribute)
+        logging.basicConfig(
+            level=logging.INFO if rank == 0 else logging.WARNING,
+            format="%(asctime)s %(message)s",
+            stream=sys.stdout,
         )
-        callbacks = [ProgressLog(LOG, args.log_interval), saver]
-    train(
-        training_step(config, model, optimizer, world_size),
-        steps,
-        rates,
-        len(data.records),
-        config.train.per_batch_size * world_size,
-        start_step,
-        callbacks,
-    )
-    LOG.info("done: %s", folder / f"{prefix}-final.ckpt")
+        data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
+        config = with_classes(config, len(data.class_names) + 1)
+        images, classes = len(data.records), len(data.class_names)
+        LOG.info("%d images, %d classes, %d rank(s)", images, classes, world_size)
+        Job(config, data, args, rank, world_size, stop).run()
 
 
-def schedule(config: Config, num_images: int, world_size: int) -> np.ndarray:
-    """One learning rate for each step of the run."""
-    images_per_step = config.train.per_batch_size * world_size
-    return learning_rates(
-        config.train.lr * (world_size if config.train.scale_lr else 1),
-        total_steps(config.train.total_epochs, num_images, images_per_step),
-        num_images / images_per_step,
-        config.train.warmup,
-        config.train.lr_epochs,
-        config.train.gamma,
-        config.train.schedule,
-    )
+def check(args: argparse.Namespace) -> int:
+    """What `check_data.py` says of the data set; its exit code."""
+    import check_data
+
+    flags = [str(args.dataset_path)]
+    flags += ["--config", args.config] if args.config else []
+    return check_data.main([*flags, *(word for text in args.set for word in ("--set", text))])
 
 
-def training_step(
-    config: Config, model: nn.Cell, optimizer: nn.Optimizer, world_size: int
-) -> TrainOneStepCell:
-    """The network with its loss and update."""
-    criterion = MultiBoxLoss(
-        config.model.num_classes,
-        empty_image_negatives=config.train.empty_image_negatives,
-        world_size=world_size,
-    )
-    return TrainOneStepCell(
-        ModelWithLoss(model, criterion),
-        optimizer,
-        config.optimizer.clip_grad_norm,
-        config.optimizer.loss_scale,
-        world_size,
-    )
+@dataclass
+class Job:
+    """A training run on this rank."""
 
+    config: Config
+    data: DetectionData
+    args: argparse.Namespace
+    rank: int
+    world_size: int
+    stop: StopSignal
+    at_exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
-def training_batches(
-    config: Config, data: DetectionData, start: int, total: int, rank: int, world_size: int
-) -> Iterator[Tuple[Tensor, ...]]:
-    """(images, loc targets, label targets) of the steps `start` to `total`."""
-    scales = {
-        size: make_priors(override(config, [f"model.input_size={size}"]))
-        for size in config.data.multi_scale
-    }
-    dataset = build_train_dataset(
-        data,
-        make_priors(config),
-        input_size=config.model.input_size,
-        mean_bgr=config.data.mean_bgr,
-        batch_size=config.train.per_batch_size,
-        start_step=start,
-        total_steps=total,
-        seed=config.random_seed,
-        rank=rank,
-        world_size=world_size,
-        num_workers=config.train.num_workers,
-        iou_threshold=config.anchors.iou_threshold,
-        strict=config.data.strict,
-        random_interpolation=config.data.random_interpolation,
-        most_expand=config.data.most_expand,
-        mosaic=config.data.mosaic,
-        mixup=config.data.mixup,
-        multi_scale=scales,
-    )
-    return (tuple(map(Tensor, batch[:3])) for batch in batches(dataset))
+    @property
+    def folder(self) -> Path:
+        return Path(self.args.train_url) / self.config.experiment_tag
 
+    @property
+    def prefix(self) -> str:
+        return f"{self.config.model.backbone}_{self.config.model.input_size}"
 
-def resume_run(
-    wanted: Optional[str], folder: Path, prefix: str, model: nn.Cell, optimizer: nn.Optimizer
-) -> int:
-    """Restore `wanted` (a path, or "auto" for the newest good checkpoint); returns its step."""
-    if wanted is None:
-        return 0
-    if wanted != "auto":
-        return resume(Path(wanted), model, optimizer)
-    for path in reversed(list_checkpoints(folder, prefix)):
-        try:
-            step = resume(path, model, optimizer)
-        except CheckpointError as error:
-            LOG.warning("passed over: %s", error)
-            continue
-        LOG.info("going on from %s, step %d", path, step)
-        return step
-    LOG.info("nothing to resume in %s: starting anew", folder)
-    return 0
+    def run(self) -> None:
+        """Build every part, hand them to each other and train."""
+        config, world_size = self.config, self.world_size
+        set_seed(config.random_seed)
+        warning = setup.batch_warning(config, world_size)
+        if warning:
+            LOG.warning("%s", warning)
+        model = self.network()
+        rates = setup.build_schedule(config, len(self.data.records), world_size)
+        optimizer = setup.build_optimizer_for(config, model, rates)
+        ema = Ema(list(model.get_parameters()), config.train.ema) if config.train.ema else None
+        loss_scale = setup.build_loss_scale(config)
+        evaluation = self.evaluation(model, ema)
+        facts = setup.build_facts(config, self.data, world_size)
+        others = [part for part in (loss_scale, evaluation) if part is not None]
+        state = Resumable(model, optimizer, facts, ema, others)
+        start = self.resume(state)
+        scale = loss_scale.scale if loss_scale else config.optimizer.loss_scale
+        step = setup.build_step(config, model, optimizer, world_size, scale)
+        batches = setup.build_batches(config, self.data, start, len(rates), self.rank, world_size)
+        if self.args.dry_run:
+            self.show(model, rates, next(batches))
+            batches.close()
+            return
+        run = Run(
+            rates,
+            len(self.data.records),
+            setup.images_per_step(config, world_size),
+            start,
+            config.train.max_bad_steps,
+            world_size,
+            loss_scale,
+            lambda: self.stop.number,
+            lambda: evaluation is not None and evaluation.enough,
+            self.callbacks(state, evaluation, start, len(rates)),
+        )
+        self.stop.defer()
+        with self.at_exit:
+            try:
+                train(step, batches, run)
+            except BadSteps as error:
+                raise TrainingError(self.explain(error)) from None
+        LOG.info("done: %s", self.folder / f"{self.prefix}-final.ckpt")
+
+    def network(self) -> nn.Cell:
+        """With the weights it begins with, and what is frozen."""
+        model = build_model(self.config)
+        if self.args.pretrained_backbone.lower() != "none":
+            load_weights(model.backbone, self.args.pretrained_backbone, prefix="backbone.")
+        if self.args.finetune:
+            for line in load_fitting(model, Path(self.args.finetune)):
+                LOG.info("%s", line)
+        setup.prepare_network(self.config, model, self.world_size)
+        return model
+
+    def evaluation(self, model: nn.Cell, ema: Optional[Ema]) -> Optional[Evaluation]:
+        train_config = self.config.train
+        if not train_config.eval_epochs:
+            return None
+        links = self.config.data.allow_links
+        data = load_data(self.args.dataset_path, train_config.eval_split, allow_links=links)
+        scorer = setup.build_scorer(
+            self.config,
+            model,
+            data,
+            Labels(self.data.class_names, self.data.category_ids),
+            self.rank,
+            self.world_size,
+            lambda: self.stop.number is not None,
+        )
+        weights = model.parameters_dict
+        return Evaluation(scorer, train_config.eval_epochs, train_config.early_stop, weights, ema)
+
+    def resume(self, state: Resumable) -> int:
+        """The number of steps done before."""
+        wanted, force = self.args.resume, self.args.force
+        if wanted is None:
+            return 0
+        if wanted == "auto":
+            return state.restore_newest(self.folder, self.prefix, force)
+        return state.restore(Path(wanted), force)
+
+    def callbacks(
+        self, state: Resumable, evaluation: Optional[Evaluation], start: int, total: int
+    ) -> List[Callback]:
+        """The first rank reports and saves; all of them average and score."""
+        average: List[Callback] = [EmaUpdate(state.ema)] if state.ema else []
+        if self.rank:
+            return [*average, *([evaluation] if evaluation else [])]
+        save_config(self.folder, self.config, Labels(self.data.class_names, self.data.category_ids))
+        facts = {"world_size": self.world_size, "start_step": start}
+        save_run(self.folder, sys.argv[1:], facts)
+        log = RunLog(self.folder, start)
+        self.at_exit.callback(log.close)
+        train_config = self.config.train
+        saver = CheckpointSaver(
+            self.folder,
+            self.prefix,
+            state.model.parameters_dict,
+            state.state,
+            train_config.save_epochs,
+            train_config.keep_checkpoints,
+            train_config.save_steps,
+            state.ema.weights if state.ema else None,
+        )
+        found = [*average, Progress([LogLines(LOG), log], self.args.log_interval)]
+        if sys.stderr.isatty():
+            found.append(Bar(total, start, LOG))
+        if evaluation is not None:
+            evaluation.watch(saver, log.scores)
+            found.append(evaluation)
+        return [*found, saver]
+
+    def explain(self, error: BadSteps) -> str:
+        """The error with names of images and the last good checkpoint."""
+        numbers = sorted({int(number) for number in error.images})
+        names = [str(self.data.records[number].path) for number in numbers[:8]]
+        more = ", ..." if len(numbers) > 8 else ""
+        saved = list_checkpoints(self.folder, self.prefix)
+        last = f"last good checkpoint: {saved[-1]}" if saved else "no checkpoint was saved"
+        return f"{error}, of which the last one saw {', '.join(names)}{more}; {last}"
+
+    def show(self, model: nn.Cell, rates: np.ndarray, batch: Sequence[Any]) -> None:
+        """What `--dry_run` prints."""
+        size = sum(int(np.prod(p.shape)) for p in model.trainable_params())
+        print(f"{size:,} trainable parameters")
+        for name, part in zip(("images", "loc_targets", "label_targets"), batch):
+            print(f"{name}: {part.shape} {part.dtype}")
+        per_step = setup.images_per_step(self.config, self.world_size)
+        print(f"{len(rates)} steps of {per_step} images")
+        for line in setup.milestones(rates, len(self.data.records) / per_step):
+            print(line)
 
 
 if __name__ == "__main__":

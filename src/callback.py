@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watches a training run: progress lines and checkpoints."""
+"""What is told of every training step, and the one that writes checkpoints."""
 
-import logging
+import contextlib
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Mapping, Optional, Tuple
 
 import mindspore as ms
 
-from src.checkpoint import STATE_PREFIX, save_checkpoint
+from src.checkpoint import STATE_PREFIX, remove_partial_files, save_checkpoint
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,12 @@ class StepReport:
     epoch_ended: bool
     loc_loss: float
     conf_loss: float
-    grad_norm: float
+    grad_norm: float  # before clipping; not finite in a step that was skipped
     learning_rate: float
     images: int
-    data_seconds: float
+    data_seconds: float  # spent waiting for the batch
+    positives: float = 0.0  # matched priors per image
+    bad_steps: int = 0  # skipped steps running, up to this one
 
 
 class Callback:
@@ -35,55 +36,18 @@ class Callback:
     def on_step(self, report: StepReport) -> None:
         """After each step."""
 
+    def on_stop(self, report: StepReport) -> None:
+        """After the last step before a signal ends the run early."""
+
     def on_end(self) -> None:
         """After the last step."""
 
 
-class ProgressLog(Callback):
-    """Logs means over the last `every` steps: loss parts, gradient norm, speed and time to go."""
-
-    def __init__(self, log: logging.Logger, every: int = 10) -> None:
-        self._log = log
-        self._every = every
-        self._pending: List[StepReport] = []
-        self._since: Optional[float] = None
-        self._rate: Optional[float] = None
-
-    def on_step(self, report: StepReport) -> None:
-        self._pending.append(report)
-        first = report.step == 1
-        due = report.step % self._every == 0 or report.step == report.total_steps
-        if first or due or self._since is None:
-            self._write(report)
-
-    def _write(self, report: StepReport) -> None:
-        now = time.monotonic()
-        count = len(self._pending)
-        mean = {
-            key: sum(getattr(r, key) for r in self._pending) / count
-            for key in ("loc_loss", "conf_loss", "grad_norm")
-        }
-        line = (
-            f"epoch {report.epoch} step {report.step}/{report.total_steps}"
-            f" loss {mean['loc_loss'] + mean['conf_loss']:.4f}"
-            f" loc {mean['loc_loss']:.4f} conf {mean['conf_loss']:.4f}"
-            f" grad norm {mean['grad_norm']:.2f} lr {report.learning_rate:.2e}"
-        )
-        if self._since is not None:  # the first step compiles and says nothing about speed
-            seconds = max(now - self._since, 1e-9)
-            images = sum(r.images for r in self._pending)
-            waited = sum(r.data_seconds for r in self._pending)
-            left = (report.total_steps - report.step) * seconds / count
-            line += f" {images / seconds:.1f} images/s data {waited / seconds:.0%}"
-            line += f" to go {time.strftime('%H:%M:%S', time.gmtime(left))}"
-        self._log.info(line)
-        self._pending, self._since = [], now
-
-
 class CheckpointSaver(Callback):
-    """Writes `PREFIX-EPOCH_STEP.ckpt` every so many epochs and `PREFIX-final.ckpt` at the end.
+    """Writes `PREFIX-EPOCH_STEP.ckpt` every so often and `PREFIX-final.ckpt` at the end.
 
-    The former hold the optimiser's state too, for resuming; the newest `keep` of them stay.
+    The former hold the state of optimiser and run too, for resuming; the newest `keep` of them
+    stay. While steps are being skipped nothing is saved: the weights may be what is wrong.
 
     Args:
         folder: where they go.
@@ -92,6 +56,8 @@ class CheckpointSaver(Callback):
         state: gives what resuming needs beside them.
         every_epochs: distance between checkpoints.
         keep: how many stay.
+        every_steps: further checkpoints between them; 0: none.
+        final_weights: gives what the last file holds, if not `weights`: their moving average.
     """
 
     def __init__(
@@ -102,31 +68,54 @@ class CheckpointSaver(Callback):
         state: Callable[[], Mapping[str, ms.Tensor]],
         every_epochs: int,
         keep: int,
+        every_steps: int = 0,
+        final_weights: Optional[Callable[[], Mapping[str, ms.Tensor]]] = None,
     ) -> None:
         self._folder = folder
         self._prefix = prefix
         self._weights = weights
         self._state = state
         self._every = every_epochs
+        self._every_steps = every_steps
         self._keep = keep
+        self._final_weights = final_weights or weights
+        remove_partial_files(folder, prefix)
 
     @property
     def final_path(self) -> Path:
         """Where the finished network goes."""
         return self._folder / f"{self._prefix}-final.ckpt"
 
+    @property
+    def best_path(self) -> Path:
+        """Where the network with the best AP so far goes."""
+        return self._folder / f"{self._prefix}-best.ckpt"
+
     def on_step(self, report: StepReport) -> None:
-        if not report.epoch_ended or report.epoch % self._every:
-            return
+        due = report.epoch_ended and report.epoch % self._every == 0
+        if due or (self._every_steps and report.step % self._every_steps == 0):
+            self._save(report)
+
+    def on_stop(self, report: StepReport) -> None:
+        self._save(report)
+
+    def _save(self, report: StepReport) -> None:
         path = self._folder / f"{self._prefix}-{report.epoch}_{report.step}.ckpt"
+        if report.bad_steps or path.exists():
+            return
         state = {STATE_PREFIX + name: value for name, value in self._state().items()}
         save_checkpoint({**self._weights(), **state}, path)
         for old in list_checkpoints(self._folder, self._prefix)[: -self._keep]:
             if old != path:
-                old.unlink()
+                with contextlib.suppress(FileNotFoundError):
+                    old.unlink()
+
+    def save_best(self, weights: Mapping[str, ms.Tensor]) -> None:
+        """Put `weights` in the place of the best so far."""
+        save_checkpoint(weights, self.best_path)
 
     def on_end(self) -> None:
-        save_checkpoint(self._weights(), self.final_path)
+        save_checkpoint(self._final_weights(), self.final_path)
 
 
 def list_checkpoints(folder: Path, prefix: str) -> List[Path]:

@@ -4,6 +4,7 @@
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Mapping, Optional, Sequence, Tuple
@@ -91,25 +92,54 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in `folder` outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_partial_files(folder: Path, prefix: str) -> None:
+    """Remove what processes that were killed while writing checkpoints `PREFIX-*` have left."""
+    pattern = re.compile(r"\.(\d+)\." + re.escape(prefix) + r"-.*")
+    for path in folder.glob(f".*.{prefix}-*"):
+        match = pattern.fullmatch(path.name)
+        if match and not os.path.exists(f"/proc/{match.group(1)}"):
+            path.unlink(missing_ok=True)
+
+
 def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
-    """Write named tensors to `path` (.ckpt with a checksum, or .safetensors), atomically."""
+    """Write named tensors to `path` (.ckpt with a checksum, or .safetensors), atomically.
+
+    Raises:
+        OSError: it cannot be written; what was there before is still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = path.suffix[1:]
     if kind not in ("ckpt", "safetensors"):
         raise ValueError(f"{path}: a checkpoint's name must end in .ckpt or .safetensors")
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     content = [{"name": name, "data": ms.Tensor(data)} for name, data in parameters.items()]
+    logging.disable(logging.CRITICAL)  # MindSpore logs what the exception says
     try:
         ms.save_checkpoint(content, str(temporary), format=kind, crc_check=kind == "ckpt")
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # MindSpore leaves it read-only for its owner alone
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise OSError(f"checkpoint {path} cannot be written: {reason}") from None
     finally:
+        logging.disable(logging.NOTSET)
         temporary.unlink(missing_ok=True)
 
 

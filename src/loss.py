@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multibox loss, the network with its loss, and one training step.
+"""Multibox loss, and the network with its loss.
 
 Shape letters: B batch, P priors, C classes with the background first.
 """
@@ -8,7 +8,6 @@ from typing import Tuple
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
-from mindspore.communication import get_group_size
 
 
 class MeanOverRanks(nn.Cell):
@@ -107,84 +106,3 @@ class ModelWithLoss(nn.Cell):
         loc, logits = self.model(images)
         loc_loss, conf_loss = self.criterion(loc, logits, loc_targets, label_targets)
         return loc_loss + conf_loss, loc_loss, conf_loss
-
-
-_squared_sum = ops.MultitypeFuncGraph("squared_sum")
-
-
-@_squared_sum.register("Tensor")
-def _squared_sum_of_tensor(x: Tensor) -> Tensor:
-    """Sum of squares. Fast L2Loss adds up in one float32, too coarse for large tensors (0.3 %)."""
-    if x.size > 65536:
-        rows = x.reshape(x.shape[0], -1)
-        return ops.ReduceSum()(ops.ReduceSum()(rows * rows, 1))
-    return 2.0 * ops.L2Loss()(x)
-
-
-_scale_if = ops.MultitypeFuncGraph("scale_if")
-
-
-@_scale_if.register("Tensor", "Tensor", "Tensor")
-def _scale_tensor_if(finite: Tensor, factor: Tensor, x: Tensor) -> Tensor:
-    """`x` times `factor`, or zeros. A branch around the update would hold every gradient twice."""
-    return ops.select(finite, x * factor, ops.zeros_like(x))
-
-
-class TrainOneStepCell(nn.Cell):
-    """Gradients, their mean over ranks, clipping by the global norm, then the optimiser's update.
-
-    A step whose gradients are not finite adds nothing: the weights only follow their momentum.
-
-    Args:
-        model_with_loss: cell whose first output is the loss to minimise.
-        optimizer: MindSpore optimiser over the trainable parameters.
-        clip_grad_norm: largest global norm let through; 0 switches clipping off.
-        loss_scale: factor on the loss, taken out of the gradients again (float16 training).
-        world_size: number of ranks.
-    """
-
-    def __init__(
-        self,
-        model_with_loss: nn.Cell,
-        optimizer: nn.Optimizer,
-        clip_grad_norm: float = 0.0,
-        loss_scale: float = 1.0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(auto_prefix=False)
-        self.model_with_loss = model_with_loss
-        self.optimizer = optimizer
-        self.clip_grad_norm = clip_grad_norm
-        self.loss_scale = loss_scale
-        self.reduce = nn.Identity()
-        if world_size > 1:
-            self.reduce = nn.DistributedGradReducer(optimizer.parameters, True, get_group_size())
-        self.value_and_grad = ops.value_and_grad(
-            self._scaled, None, optimizer.parameters, has_aux=True
-        )
-        self.map = ops.HyperMap()
-        self.sum = ops.AddN()
-
-    def _scaled(self, *batch: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        loss, loc_loss, conf_loss = self.model_with_loss(*batch)
-        return loss * self.loss_scale, loc_loss, conf_loss
-
-    def construct(
-        self, images: Tensor, loc_targets: Tensor, label_targets: Tensor
-    ) -> Tuple[Tensor, Tensor, Tensor]:
-        """(loc_loss, conf_loss, global gradient norm before clipping): three scalars.
-
-        Args:
-            images: (B, 3, S, S) float32.
-            loc_targets: (B, P, 4) float32.
-            label_targets: (B, P) int32.
-        """
-        (_, loc_loss, conf_loss), grads = self.value_and_grad(images, loc_targets, label_targets)
-        grads = self.reduce(grads)
-        norm = ops.sqrt(self.sum(self.map(_squared_sum, grads))) / self.loss_scale
-        factor = Tensor(1.0 / self.loss_scale)
-        if self.clip_grad_norm > 0:
-            factor = factor * ops.minimum(self.clip_grad_norm / (norm + 1e-6), Tensor(1.0))
-        finite = ops.isfinite(norm)
-        self.optimizer(self.map(ops.partial(_scale_if, finite, factor), grads))
-        return loc_loss, conf_loss, norm

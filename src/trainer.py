@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop, the optimiser it steps, and resuming."""
+"""The training loop."""
 
+import contextlib
 import math
+import re
 import time
-from pathlib import Path
-from typing import Iterable, Mapping, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import Parameter, nn
 
 from src.callback import Callback, StepReport
-from src.checkpoint import STATE_PREFIX, CheckpointError, read_checkpoint
-from src.utils import load_weights
-
-# Consecutive steps without a finite gradient after which a run is given up.
-MAX_BAD_STEPS = 20
+from src.loss_scale import DynamicLossScale
+from src.optimizers import SGD, AdamW, Optimizer, weight_decays
+from src.stopping import Stopped
 
 
 class TrainingError(ValueError):
     """Training cannot go on."""
+
+
+class BadSteps(TrainingError):
+    """Too many steps running without a finite gradient; `images` are those of the last one."""
+
+    def __init__(self, step: int, count: int, images: np.ndarray) -> None:
+        super().__init__(f"no finite gradient in {count} steps up to step {step}")
+        self.images = images
 
 
 def build_optimizer(
@@ -28,26 +36,27 @@ def build_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     dampening: float = 0.0,
-) -> nn.Optimizer:
-    """SGD with momentum; no weight decay on biases and BatchNorm (as in the model zoo).
+    kind: str = "SGD",
+    beta2: float = 0.999,
+    decay_bias_and_norm: bool = False,
+) -> Optimizer:
+    """SGD or AdamW; no weight decay on biases and BatchNorm (as in the model zoo).
 
     Args:
         model: its trainable parameters are optimised.
         learning_rates: one per step of the whole run.
-        momentum: share of the old velocity that stays.
-        weight_decay: L2 penalty on convolution weights.
+        momentum: share of the old velocity that stays; of AdamW, its first beta.
+        weight_decay: L2 penalty of SGD, decoupled decay of AdamW.
         dampening: share of the gradient kept out of the velocity.
+        kind: "SGD" or "AdamW".
+        beta2: of AdamW.
+        decay_bias_and_norm: weight decay on biases and BatchNorm, too.
     """
-    parameters = model.trainable_params()
-    decayed = [p for p in parameters if p.name.endswith(".weight")]
-    others = [p for p in parameters if not p.name.endswith(".weight")]
-    groups = [{"params": decayed, "weight_decay": weight_decay}]
-    if others:
-        groups.append({"params": others, "weight_decay": 0.0})
-    rates = np.asarray(learning_rates, np.float32).tolist()
-    if dampening:
-        return nn.SGD(groups, rates, momentum, dampening)
-    return nn.Momentum(groups, rates, momentum)  # keeps one buffer less than nn.SGD
+    parameters: List[Parameter] = model.trainable_params()
+    decays = weight_decays([p.name for p in parameters], weight_decay, decay_bias_and_norm)
+    if kind == "AdamW":
+        return AdamW(parameters, decays, learning_rates, momentum, beta2)
+    return SGD(parameters, decays, learning_rates, momentum, dampening)
 
 
 def total_steps(epochs: int, num_images: int, images_per_step: int) -> int:
@@ -55,84 +64,126 @@ def total_steps(epochs: int, num_images: int, images_per_step: int) -> int:
     return math.ceil(epochs * num_images / images_per_step)
 
 
-def optimizer_state(optimizer: nn.Optimizer) -> Mapping[str, ms.Parameter]:
-    """Momentum buffers and the number of steps taken, by name."""
-    state = {p.name: p for p in optimizer.moments}
-    state["global_step"] = optimizer.global_step
-    return state
+@dataclass
+class Run:
+    """What the loop needs to know of a run.
 
-
-def resume(path: Path, model: nn.Cell, optimizer: nn.Optimizer) -> int:
-    """Restore weights, momentum and step count from a checkpoint of a run; returns the step.
-
-    Raises:
-        CheckpointError: it does not fit, or holds weights only.
+    Args:
+        learning_rates: one per step of the whole run.
+        num_images: images in the data set.
+        images_per_step: batch size times ranks (times accumulated parts).
+        start_step: steps done before.
+        max_bad_steps: steps running without a finite gradient after which it is given up.
+        world_size: number of ranks.
+        loss_scale: where it is dynamic.
+        stop_number: gives the number of the signal received, or None.
+        enough: asked after each step whether to end before the last one.
+        callbacks: told of every step.
     """
-    content = read_checkpoint(path)
-    wanted = optimizer_state(optimizer)
-    missing = [name for name in wanted if STATE_PREFIX + name not in content]
-    if missing:
-        raise CheckpointError(f"{path} cannot be resumed from: no {missing[0]} in it")
-    load_weights(model, path)
-    for name, parameter in wanted.items():
-        parameter.set_data(ms.Tensor(content[STATE_PREFIX + name].asnumpy(), parameter.dtype))
-    return int(optimizer.global_step.asnumpy()[0])
+
+    learning_rates: Sequence[float]
+    num_images: int
+    images_per_step: int
+    start_step: int = 0
+    max_bad_steps: int = 20
+    world_size: int = 1
+    loss_scale: Optional[DynamicLossScale] = None
+    stop_number: Callable[[], Optional[int]] = lambda: None
+    enough: Callable[[], bool] = lambda: False
+    callbacks: Sequence[Callback] = field(default_factory=tuple)
 
 
 def train(
-    step_cell: nn.Cell,
-    batches: Iterable[Tuple[ms.Tensor, ...]],
-    learning_rates: Sequence[float],
-    num_images: int,
-    images_per_step: int,
-    start_step: int = 0,
-    callbacks: Sequence[Callback] = (),
+    step_cell: Callable[..., Tuple[ms.Tensor, ...]],
+    batches: Iterator[Tuple[np.ndarray, ...]],
+    run: Run,
 ) -> None:
-    """Run the steps from `start_step` to the end of `learning_rates`.
+    """Run the steps from `run.start_step` to the end of the learning rates.
 
     Args:
-        step_cell: (images, loc_targets, label_targets) -> loc loss, conf loss, gradient norm.
-        batches: its arguments, one tuple a step, starting with that of `start_step`.
-        learning_rates: one per step of the whole run.
-        num_images: images in the data set.
-        images_per_step: batch size times ranks.
-        start_step: steps done before.
-        callbacks: told of every step.
+        step_cell: as `src.train_step.TrainOneStepCell`.
+        batches: images, loc_targets, label_targets, image numbers; one tuple a step, beginning with
+            that of `start_step`.
+        run: everything else.
 
     Raises:
-        TrainingError: no finite gradient in `MAX_BAD_STEPS` steps running, or too few batches.
+        BadSteps: no finite gradient in `max_bad_steps` steps running.
+        TrainingError: too few batches.
+        Stopped: by a signal; callbacks have been told to save.
     """
-    step_cell.set_train()
-    iterator = iter(batches)
     bad_steps = 0
-    total = len(learning_rates)
-    for step in range(start_step, total):
+    total = len(run.learning_rates)
+    with contextlib.closing(_Batches(batches)) as source:
+        for step in range(run.start_step, total):
+            batch, waited = source.next(step, total)
+            stop = ms.Tensor(float(run.stop_number() is not None), ms.float32)
+            outputs = step_cell(*map(ms.Tensor, batch[:3]), stop)
+            values = [float(value.asnumpy()) for value in outputs]
+            finite = math.isfinite(values[2])
+            bad_steps = 0 if finite else bad_steps + 1
+            if run.loss_scale is not None and run.loss_scale.update(finite):
+                step_cell.loss_scale.set_data(ms.Tensor(run.loss_scale.scale, ms.float32))
+            report = _report(step, values, waited, bad_steps, run)
+            for callback in run.callbacks:
+                callback.on_step(report)
+            if bad_steps >= run.max_bad_steps:
+                raise BadSteps(step + 1, bad_steps, batch[3])
+            _stop_if_asked(values[4], run, report)
+            if run.enough():
+                break
+    for callback in run.callbacks:
+        callback.on_end()
+
+
+def _stop_if_asked(stop: float, run: Run, report: StepReport) -> None:
+    """Several ranks stop at the step at which the first of them was told to."""
+    number = run.stop_number()
+    if stop > 0 or (run.world_size == 1 and number is not None):
+        for callback in run.callbacks:
+            callback.on_stop(report)
+        raise Stopped(number or 15)
+
+
+class _Batches:
+    """The batches with the time that was spent waiting for them."""
+
+    def __init__(self, batches: Iterator[Tuple[np.ndarray, ...]]) -> None:
+        self._batches: Any = iter(batches)
+
+    def next(self, step: int, total: int) -> Tuple[Tuple[np.ndarray, ...], float]:
         began = time.monotonic()
-        batch = next(iterator, None)
+        try:
+            batch = next(self._batches, None)
+        except RuntimeError as error:  # MindData's word for a worker that has died
+            reason = re.findall(r"\w*(?:Error|Exception): *(\S.*)", str(error)) or [str(error)]
+            text = " ".join(reason[-1].split())[:200]
+            raise TrainingError(f"the data pipeline failed in step {step + 1}: {text}") from None
         if batch is None:
             raise TrainingError(f"the data ended after step {step} of {total}")
-        waited = time.monotonic() - began
-        loc_loss, conf_loss, norm = (float(value.asnumpy()) for value in step_cell(*batch))
-        bad_steps = 0 if math.isfinite(norm) else bad_steps + 1
-        if bad_steps >= MAX_BAD_STEPS:
-            raise TrainingError(
-                f"no finite gradient in {bad_steps} steps up to step {step + 1}; weights are as"
-                " they were before them"
-            )
-        epoch = (step + 1) * images_per_step // num_images
-        report = StepReport(
-            step=step + 1,
-            total_steps=total,
-            epoch=epoch,
-            epoch_ended=epoch > step * images_per_step // num_images,
-            loc_loss=loc_loss,
-            conf_loss=conf_loss,
-            grad_norm=norm,
-            learning_rate=float(learning_rates[step]),
-            images=images_per_step,
-            data_seconds=waited,
-        )
-        for callback in callbacks:
-            callback.on_step(report)
-    for callback in callbacks:
-        callback.on_end()
+        return batch, time.monotonic() - began
+
+    def close(self) -> None:
+        """Ends the workers."""
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()
+
+
+def _report(
+    step: int, values: Sequence[float], waited: float, bad_steps: int, run: Run
+) -> StepReport:
+    epoch = (step + 1) * run.images_per_step // run.num_images
+    return StepReport(
+        step=step + 1,
+        total_steps=len(run.learning_rates),
+        epoch=epoch,
+        epoch_ended=epoch > step * run.images_per_step // run.num_images,
+        loc_loss=values[0],
+        conf_loss=values[1],
+        grad_norm=values[2],
+        learning_rate=float(run.learning_rates[step]),
+        images=run.images_per_step,
+        data_seconds=waited,
+        positives=values[3] * run.world_size / run.images_per_step,
+        bad_steps=bad_steps,
+    )

@@ -12,7 +12,8 @@ import torch
 from networks import arrays, golden_network, images_for, pair
 
 from src.convert_keys import Layout
-from src.loss import ModelWithLoss, MultiBoxLoss, TrainOneStepCell
+from src.loss import ModelWithLoss, MultiBoxLoss
+from src.train_step import TrainOneStepCell, Update
 from src.trainer import build_optimizer
 
 
@@ -44,8 +45,8 @@ def run_steps(net, batch, num_classes=81):
     """Three steps of SGD with clipping; per step (loc loss, conf loss, gradient norm)."""
     optimizer = build_optimizer(net, [1e-3] * 3, momentum=0.9)
     with_loss = ModelWithLoss(net, MultiBoxLoss(num_classes))
-    cell = TrainOneStepCell(with_loss, optimizer, clip_grad_norm=4.0)
-    batch = [ms.Tensor(part) for part in batch]
+    cell = TrainOneStepCell(with_loss, Update(optimizer, clip_grad_norm=4.0))
+    batch = [ms.Tensor(part) for part in (*batch, np.float32(0))]
     return np.array([[float(value.asnumpy()) for value in cell(*batch)] for _ in range(3)])
 
 

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be done to a network before training: freezing, synchronised BatchNorm, float16."""
+
+from typing import Iterator, List, Tuple
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+
+
+def freeze(model: nn.Cell, backbone: bool = False, batch_norm: str = "none") -> None:
+    """Take parts of `model` out of training.
+
+    Args:
+        model: with its backbone as `model.backbone`.
+        backbone: neither weights nor BatchNorm of the backbone change.
+        batch_norm: "none", "backbone" or "all": layers whose statistics, gamma and beta stay.
+    """
+    if backbone:
+        for parameter in model.backbone.get_parameters():
+            parameter.requires_grad = False
+    scope = {"none": None, "backbone": model.backbone, "all": model}[batch_norm]
+    scope = model.backbone if backbone and scope is None else scope
+    for _, norm in batch_norms(scope) if scope is not None else ():
+        norm.use_batch_statistics = False
+        norm.gamma.requires_grad = norm.beta.requires_grad = False
+
+
+def batch_norms(cell: nn.Cell) -> Iterator[Tuple[str, nn.BatchNorm2d]]:
+    """Every BatchNorm layer with its name."""
+    return ((n, c) for n, c in cell.cells_and_names() if isinstance(c, nn.BatchNorm2d))
+
+
+def running_statistics(model: nn.Cell) -> List[Parameter]:
+    """The running averages that training changes."""
+    moving = [norm for _, norm in batch_norms(model) if norm.use_batch_statistics is not False]
+    return [p for norm in moving for p in (norm.moving_mean, norm.moving_variance)]
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batches of all ranks, on any device; it takes over another's parameters.
+
+    `nn.SyncBatchNorm` is for Ascend only.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d, world_size: int) -> None:
+        super().__init__(norm.num_features, norm.eps, 1.0 - norm.momentum)
+        self.gamma, self.beta = norm.gamma, norm.beta
+        self.moving_mean, self.moving_variance = norm.moving_mean, norm.moving_variance
+        self.use_batch_statistics = norm.use_batch_statistics
+        self.world_size = world_size
+        self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if not self.training or self.use_batch_statistics is False:
+            return self.bn_infer(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[
+                0
+            ]
+        wide = x.astype(ms.float32)
+        mean = self._mean(wide)
+        variance = self._mean(ops.square(wide - mean.reshape(1, -1, 1, 1)))
+        count = x.shape[0] * x.shape[2] * x.shape[3] * self.world_size
+        self._track(ops.stop_gradient(mean), ops.stop_gradient(variance), count)
+        scale = self.gamma / ops.sqrt(variance + self.eps)
+        shift = self.beta - mean * scale
+        return (wide * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)).astype(x.dtype)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        """(channels,) over all ranks."""
+        return self.all_reduce(x.mean((0, 2, 3))) / self.world_size
+
+    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """`momentum` is the share of the new value here, and the variance is the unbiased one."""
+        unbiased = variance * (count / max(count - 1, 1))
+        ops.assign_sub(self.moving_mean, self.momentum * (self.moving_mean - mean))
+        ops.assign_sub(self.moving_variance, self.momentum * (self.moving_variance - unbiased))
+
+
+def synchronise_batch_norm(model: nn.Cell, world_size: int) -> None:
+    """Put a `SyncBatchNorm` in the place of every BatchNorm of `model`; names stay."""
+    for _, parent in list(model.cells_and_names()):
+        for name, child in list(parent.name_cells().items()):
+            if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
+                names = [p.name for p in child.get_parameters()]
+                synchronised = SyncBatchNorm(child, world_size)
+                parent._cells[name] = synchronised
+                for parameter, own in zip(child.get_parameters(), names):
+                    parameter.name = own
+
+
+def use_float16(model: nn.Cell, level: str) -> nn.Cell:
+    """`model` computing in float16; its parameters stay float32.
+
+    Args:
+        model: the network.
+        level: "O2" keeps BatchNorm in float32, "O3" does not; "O0" changes nothing.
+    """
+    return model if level == "O0" else ms.amp.auto_mixed_precision(model, level)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Going on with a run from a checkpoint, and starting a new one from another network's weights."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, nn
+
+from src.callback import list_checkpoints
+from src.checkpoint import STATE_PREFIX, CheckpointError, read_checkpoint
+from src.ema import Ema
+from src.optimizers import Optimizer
+from src.utils import load_weights
+
+LOG = logging.getLogger("m2det.train")
+FACTS = "run"  # name of the facts in a checkpoint
+CLASS_HEADS = "head.conf."
+
+
+class OtherRun(CheckpointError):
+    """A checkpoint of a run with other classes, ranks or schedule."""
+
+
+@dataclass
+class Resumable:
+    """Everything that changes in the course of a run, and what must not.
+
+    Args:
+        model: the network.
+        optimizer: its moments and step count.
+        facts: what a resumed run must have in common, e.g. the number of ranks; JSON values.
+        ema: the average of weights, if there is one.
+        others: further parts with `state()`, arrays by name, and `restore(state)`.
+    """
+
+    model: nn.Cell
+    optimizer: Optimizer
+    facts: Mapping[str, Any]
+    ema: Optional[Ema] = None
+    others: Sequence[Any] = ()
+
+    def parameters(self) -> Dict[str, Parameter]:
+        """What is saved beside the weights and restored from there, by name."""
+        found: Dict[str, Parameter] = dict(self.optimizer.state())
+        if self.ema is not None:
+            found.update(self.ema.state())
+        return found
+
+    def state(self) -> Dict[str, Any]:
+        """What a checkpoint holds beside the weights, by name."""
+        found: Dict[str, Any] = dict(self.parameters())
+        for part in self.others:
+            found.update(part.state())
+        text = json.dumps(self.facts, sort_keys=True).encode()
+        found[FACTS] = np.frombuffer(text, np.uint8)
+        return found
+
+    def restore(self, path: Path, force: bool = False) -> int:
+        """Take up a checkpoint; returns the number of steps done.
+
+        Args:
+            path: of the checkpoint.
+            force: even of a run with other facts; what does not fit is left as it is.
+
+        Raises:
+            OtherRun: the facts differ, and `force` is not set.
+            CheckpointError: it does not fit, or holds weights only.
+        """
+        content = read_checkpoint(path)
+        state = {
+            name[len(STATE_PREFIX) :]: value.asnumpy()
+            for name, value in content.items()
+            if name.startswith(STATE_PREFIX)
+        }
+        if "global_step" not in state:
+            raise CheckpointError(f"{path} cannot be resumed from: no global_step in it")
+        differences = compare_facts(_facts_of(state), self.facts)
+        if differences and not force:
+            raise OtherRun(
+                f"{path} is of another run: {'; '.join(differences)}"
+                " (--force goes on all the same, --finetune takes the weights only)"
+            )
+        self._fill(path, state, force)
+        return int(state["global_step"][0])
+
+    def _fill(self, path: Path, state: Mapping[str, np.ndarray], force: bool) -> None:
+        own = self.parameters()
+        wrong = [
+            name
+            for name, parameter in own.items()
+            if name not in state or state[name].shape != tuple(parameter.shape)
+        ]
+        if wrong and not force:
+            raise CheckpointError(f"{path} cannot be resumed from: no fitting {wrong[0]} in it")
+        if force:
+            for line in load_fitting(self.model, path, replace_heads=False):
+                LOG.warning("%s", line)
+        else:
+            load_weights(self.model, path)
+        if self.ema is not None:
+            self.ema.restart()  # where the checkpoint has none
+        for name, parameter in own.items():
+            if name not in wrong:
+                parameter.set_data(ms.Tensor(state[name], parameter.dtype))
+        for name in wrong:
+            LOG.warning("%s: no fitting %s, which begins anew", path, name)
+        for part in self.others:
+            if set(part.state()) <= set(state):
+                part.restore(state)
+
+    def restore_newest(self, folder: Path, prefix: str, force: bool = False) -> int:
+        """`restore` from the newest good checkpoint of a folder; 0 where there is none.
+
+        Raises:
+            OtherRun: as `restore`; an older one would be no better.
+        """
+        for path in reversed(list_checkpoints(folder, prefix)):
+            try:
+                step = self.restore(path, force)
+            except OtherRun:
+                raise
+            except CheckpointError as error:
+                LOG.warning("passed over: %s", error)
+                continue
+            LOG.info("going on from %s, step %d", path, step)
+            return step
+        LOG.info("nothing to resume in %s: starting anew", folder)
+        return 0
+
+
+def _facts_of(state: Mapping[str, np.ndarray]) -> Optional[Mapping[str, Any]]:
+    if FACTS not in state:
+        return None
+    return json.loads(bytes(state[FACTS].astype(np.uint8)).decode())
+
+
+def compare_facts(saved: Optional[Mapping[str, Any]], present: Mapping[str, Any]) -> List[str]:
+    """One line for each fact that differs; none where the checkpoint has no facts."""
+    if saved is None:
+        return []
+    return [
+        f"{name} was {_short(saved.get(name))}, is {_short(value)}"
+        for name, value in present.items()
+        if saved.get(name) != json.loads(json.dumps(value))
+    ]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def load_fitting(net: nn.Cell, path: Path, replace_heads: bool = True) -> List[str]:
+    """Take from a checkpoint of a network every weight that fits; one line for all else.
+
+    Args:
+        net: the cell to fill.
+        path: a .ckpt or .safetensors file.
+        replace_heads: the layers of class scores begin anew even where they would fit: the same
+            number of classes need not be the same classes.
+
+    Raises:
+        CheckpointError: missing or damaged file, or nothing in it fits.
+    """
+    content = {n: p for n, p in read_checkpoint(path).items() if not n.startswith(STATE_PREFIX)}
+    lines, taken = [], 0
+    for name, parameter in net.parameters_dict().items():
+        if replace_heads and name.startswith(CLASS_HEADS):
+            lines.append(f"{name}: begins anew")
+        elif name not in content:
+            lines.append(f"{name}: not in {path}, begins anew")
+        elif tuple(content[name].shape) != tuple(parameter.shape):
+            shapes = f"{tuple(content[name].shape)} there, {tuple(parameter.shape)} here"
+            lines.append(f"{name}: {shapes}, begins anew")
+        elif not np.isfinite(content[name].asnumpy()).all():
+            lines.append(f"{name}: not finite in {path}, begins anew")
+        else:
+            parameter.set_data(ms.Tensor(content[name].asnumpy(), parameter.dtype))
+            taken += 1
+    if not taken:
+        raise CheckpointError(f"{path}: nothing in it fits the network")
+    own = net.parameters_dict()
+    return lines + [f"{name}: in {path} only, left out" for name in content if name not in own]

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring while training: every few epochs, with and without the average of weights."""
+
+import json
+import logging
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+
+import numpy as np
+from mindspore import Tensor, ops
+
+from src.callback import Callback, CheckpointSaver, StepReport
+from src.detector import Detector
+from src.ema import Ema
+from src.evaluation import detect_split
+from src.records import DetectionData
+from src.scoring import score_coco
+
+LOG = logging.getLogger("m2det.train")
+Score = Callable[[], Optional[Dict[str, float]]]
+
+
+class SplitScorer:
+    """Called, it scores the network as it is; the images are shared out among the ranks.
+
+    Args:
+        model: the network, in training mode afterwards.
+        make_detector: builds a detector around it.
+        data: the split.
+        category_ids: the data set's id of each class.
+        batch_size: images the network sees at once.
+        num_workers: threads that read images.
+        rank, world_size: of this process.
+        stopping: tells whether the run is to end, so that scoring is given up.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        make_detector: Callable[[], Detector],
+        data: DetectionData,
+        category_ids: Sequence[int],
+        batch_size: int = 1,
+        num_workers: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._model, self._make_detector = model, make_detector
+        self._detector: Optional[Detector] = None
+        self._data, self._category_ids = data, category_ids
+        self._sizes = {"batch_size": batch_size, "num_workers": num_workers}
+        self._rank, self._world_size = rank, world_size
+        self._stopping = stopping
+
+    def __call__(self) -> Optional[Dict[str, float]]:
+        """The 12 COCO numbers, the same on all ranks; None where it was given up."""
+        results: List[Mapping[str, Any]] = []
+        complete = True
+        self._model.set_train(False)
+        try:
+            if self._detector is None:
+                self._detector = self._make_detector()
+            self._model.set_train(False)
+            complete = self._detect(results)
+        except ValueError as error:  # e.g. outputs that are not finite
+            LOG.warning("not scored: %s", error)
+            complete = False
+        finally:
+            self._model.set_train(True)
+        parts = gather({"complete": complete, "results": results}, self._rank, self._world_size)
+        if not all(part["complete"] for part in parts):
+            return None
+        every = [entry for part in parts for entry in part["results"]]
+        return score_coco(self._data, every)[0]
+
+    def _detect(self, results: List[Mapping[str, Any]]) -> bool:
+        def keep(_image_ids: List[int], entries: List[List[Mapping[str, Any]]]) -> None:
+            for found in entries:
+                results.extend(found)
+
+        assert self._detector is not None
+        detect_split(
+            self._detector, self._data, self._own(), self._category_ids, keep, **self._sizes
+        )
+        return not self._stopping()
+
+    def _own(self) -> Iterator[int]:
+        """The images of this rank, each of all images once; none any more when stopping."""
+        for index in range(self._rank, len(self._data.records), self._world_size):
+            if self._stopping():
+                return
+            yield index
+
+
+def gather(value: Any, rank: int, world_size: int) -> List[Any]:
+    """A JSON value of each rank, on every rank; by sums alone, which all devices have."""
+    if world_size == 1:
+        return [value]
+    total = ops.AllReduce(ops.ReduceOp.SUM)
+    mine = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.float32)
+    counts = np.zeros(world_size, np.float32)
+    counts[rank] = len(mine)
+    # float32 counts exactly up to 2**24 only, hence in two parts
+    high, low = np.divmod(counts, 4096)
+    high, low = (total(Tensor(part.astype(np.float32))).asnumpy() for part in (high, low))
+    lengths = (high.astype(np.int64) * 4096 + low.astype(np.int64)).tolist()
+    everything = np.zeros(sum(lengths), np.float32)
+    start = sum(lengths[:rank])
+    everything[start : start + len(mine)] = mine
+    text = total(Tensor(everything)).asnumpy().astype(np.uint8).tobytes()
+    ends = np.cumsum(lengths).tolist()
+    return [json.loads(text[end - n : end].decode()) for end, n in zip(ends, lengths)]
+
+
+class Evaluation(Callback):
+    """Scores every so many epochs, keeps the best network, and ends a run that gets no better.
+
+    Args:
+        score: gives the numbers of the network as it is.
+        every_epochs: how often; the last epoch as well.
+        patience: scorings without a better AP that end the run; 0: never.
+        weights: gives the weights by name.
+        ema: scored too where given. The better of the two counts.
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        every_epochs: int,
+        patience: int,
+        weights: Callable[[], Mapping[str, Any]],
+        ema: Optional[Ema] = None,
+    ) -> None:
+        self._score, self._every, self._patience = score, every_epochs, patience
+        self._weights, self._ema = weights, ema
+        self._saver: Optional[CheckpointSaver] = None
+        self._record: Callable[[int, int, Mapping[str, float]], None] = lambda *_: None
+        self.best = -1.0
+        self.without_better = 0
+
+    def watch(
+        self, saver: CheckpointSaver, record: Callable[[int, int, Mapping[str, float]], None]
+    ) -> None:
+        """On the first rank: `saver` keeps the best, `record` is told step, epoch and numbers."""
+        self._saver, self._record = saver, record
+
+    def state(self) -> Dict[str, np.ndarray]:
+        """What resuming needs, by name."""
+        return {"best": np.array([self.best, self.without_better], np.float64)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take up `state`."""
+        self.best, count = (float(value) for value in state["best"])
+        self.without_better = int(count)
+
+    @property
+    def enough(self) -> bool:
+        """Whether the run should end: too many scorings without a better AP."""
+        return 0 < self._patience <= self.without_better
+
+    def on_step(self, report: StepReport) -> None:
+        last = report.step == report.total_steps
+        if (report.epoch_ended and report.epoch % self._every == 0) or last:
+            self._evaluate(report)
+
+    def _evaluate(self, report: StepReport) -> None:
+        numbers = self._score()
+        if numbers is None:
+            return
+        found, weights = numbers["AP"], self._weights
+        if self._ema is not None:
+            with self._ema.in_place():
+                averaged = self._score()
+            if averaged is None:
+                return
+            numbers = {**numbers, **{f"{k}_ema": v for k, v in averaged.items()}}
+            if averaged["AP"] > found:
+                found, weights = averaged["AP"], self._ema.weights
+        LOG.info("epoch %d %s", report.epoch, _words(numbers))
+        self._record(report.step, report.epoch, numbers)
+        self.without_better += 1
+        if found > self.best:
+            self.best, self.without_better = found, 0
+            if self._saver is not None:
+                self._saver.save_best(weights())
+        if self.enough:
+            LOG.info("no better AP than %.4f in %d scorings", self.best, self.without_better)
+
+
+def _words(numbers: Mapping[str, float]) -> str:
+    shown = [name for name in ("AP", "AP50", "AP_ema", "AP50_ema") if name in numbers]
+    return " ".join(f"{name} {numbers[name]:.4f}" for name in shown)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a training run, built as a configuration asks for."""
+
+import logging
+from typing import Any, Callable, Dict, Generator, List, Optional, Tuple, Union
+
+import numpy as np
+from mindspore import nn
+
+from src.checkpoint import Labels
+from src.config import Config, override
+from src.dataset import batches, build_train_dataset
+from src.detector import Detector, cell_network
+from src.loss import ModelWithLoss, MultiBoxLoss
+from src.loss_scale import FIRST, DynamicLossScale
+from src.lr_scheduler import learning_rates
+from src.network_options import (
+    freeze,
+    running_statistics,
+    synchronise_batch_norm,
+    use_float16,
+)
+from src.optimizers import Optimizer
+from src.priors import make_priors
+from src.records import DetectionData
+from src.scoring import category_ids_for
+from src.train_eval import SplitScorer
+from src.train_step import AccumulatedStep, TrainOneStepCell, Update
+from src.trainer import build_optimizer, total_steps
+
+LOG = logging.getLogger("m2det.train")
+KNOWN_BATCH = 32  # largest total batch with which results without rescaling are known
+StepCell = Union[TrainOneStepCell, AccumulatedStep]
+
+
+def build_schedule(config: Config, num_images: int, world_size: int) -> np.ndarray:
+    """One learning rate for each step of the run, (steps,) float32."""
+    return learning_rates(
+        config.train.lr * (world_size if config.train.scale_lr else 1),
+        total_steps(config.train.total_epochs, num_images, images_per_step(config, world_size)),
+        num_images / images_per_step(config, world_size),
+        config.train.warmup,
+        config.train.lr_epochs,
+        config.train.gamma,
+        config.train.schedule,
+    )
+
+
+def images_per_step(config: Config, world_size: int) -> int:
+    """Images whose gradients make one update."""
+    return config.train.per_batch_size * config.train.accumulate * world_size
+
+
+def batch_warning(config: Config, world_size: int) -> Optional[str]:
+    """A word of warning where the total batch leaves the range known to work."""
+    total = images_per_step(config, world_size)
+    rescaled = config.train.scale_lr and total <= KNOWN_BATCH * world_size and world_size > 1
+    if total <= KNOWN_BATCH or rescaled:
+        return None
+    return (
+        f"total batch {total} with a learning rate that is not scaled to it: beyond {KNOWN_BATCH}"
+        " AP 22 instead of 33 has been reported; see train.scale_lr, train.lr"
+    )
+
+
+def prepare_network(config: Config, model: nn.Cell, world_size: int) -> None:
+    """Freeze and synchronise layers in place, once weights have been loaded."""
+    freeze(model, config.train.freeze_backbone, config.train.freeze_batch_norm)
+    if config.train.sync_batch_norm and world_size > 1:
+        synchronise_batch_norm(model, world_size)
+    if not model.trainable_params():
+        raise ValueError("train.freeze_backbone, train.freeze_batch_norm: nothing left to train")
+
+
+def build_optimizer_for(config: Config, model: nn.Cell, rates: np.ndarray) -> Optimizer:
+    """The configured optimiser over what can be trained in `model`."""
+    wanted = config.optimizer
+    return build_optimizer(
+        model,
+        rates,
+        wanted.momentum,
+        wanted.weight_decay,
+        wanted.dampening,
+        wanted.type,
+        wanted.beta2,
+        wanted.decay_bias_and_norm,
+    )
+
+
+def build_loss_scale(config: Config) -> Optional[DynamicLossScale]:
+    """A dynamic one with float16, else None: `optimizer.loss_scale` then stays."""
+    if config.train.amp_level == "O0":
+        return None
+    start = config.optimizer.loss_scale
+    return DynamicLossScale(start if start > 1 else FIRST)
+
+
+def build_step(
+    config: Config, model: nn.Cell, optimizer: Optimizer, world_size: int, loss_scale: float
+) -> StepCell:
+    """The network with its loss and update, in training mode."""
+    criterion = MultiBoxLoss(
+        config.model.num_classes,
+        empty_image_negatives=config.train.empty_image_negatives,
+        world_size=world_size,
+    )
+    clip, statistics = config.optimizer.clip_grad_norm, running_statistics(model)
+    network = use_float16(model, config.train.amp_level)
+    step = TrainOneStepCell(
+        ModelWithLoss(network, criterion),
+        Update(optimizer, clip, world_size, statistics),
+        loss_scale,
+        world_size,
+    )
+    step.set_train()
+    return AccumulatedStep(step, config.train.accumulate) if config.train.accumulate > 1 else step
+
+
+def build_batches(
+    config: Config, data: DetectionData, start: int, total: int, rank: int, world_size: int
+) -> Generator[Tuple[np.ndarray, ...], None, None]:
+    """(images, loc targets, label targets, image numbers) of the steps `start` to `total`."""
+    scales = {
+        size: make_priors(override(config, [f"model.input_size={size}"]))
+        for size in config.data.multi_scale
+    }
+    dataset = build_train_dataset(
+        data,
+        make_priors(config),
+        input_size=config.model.input_size,
+        mean_bgr=config.data.mean_bgr,
+        batch_size=config.train.per_batch_size * config.train.accumulate,
+        start_step=start,
+        total_steps=total,
+        seed=config.random_seed,
+        rank=rank,
+        world_size=world_size,
+        num_workers=config.train.num_workers,
+        iou_threshold=config.anchors.iou_threshold,
+        strict=config.data.strict,
+        random_interpolation=config.data.random_interpolation,
+        most_expand=config.data.most_expand,
+        mosaic=config.data.mosaic,
+        mixup=config.data.mixup,
+        multi_scale=scales,
+    )
+    return batches(dataset)
+
+
+def build_facts(config: Config, data: DetectionData, world_size: int) -> Dict[str, Any]:
+    """What a resumed run must have in common with the one it goes on with."""
+    train = config.train
+    return {
+        "classes": list(data.class_names),
+        "world_size": world_size,
+        "images_per_step": images_per_step(config, world_size),
+        "num_images": len(data.records),
+        "random_seed": config.random_seed,
+        "schedule": [train.schedule, train.lr, train.scale_lr, train.total_epochs, train.warmup],
+        "milestones": [list(train.lr_epochs), list(train.gamma)],
+        "optimizer": config.optimizer.type,
+    }
+
+
+def build_scorer(
+    config: Config,
+    model: nn.Cell,
+    data: DetectionData,
+    labels: Labels,
+    rank: int,
+    world_size: int,
+    stopping: Callable[[], bool],
+) -> SplitScorer:
+    """Scores `model` on `data` as `eval.py` would."""
+
+    def make_detector() -> Detector:
+        return Detector.from_network(cell_network(model), config, labels, "the network")
+
+    return SplitScorer(
+        model,
+        make_detector,
+        data,
+        category_ids_for(labels.class_names, data),
+        config.test.batch_size,
+        config.train.num_workers,
+        rank,
+        world_size,
+        stopping,
+    )
+
+
+def milestones(rates: np.ndarray, steps_per_epoch: float) -> List[str]:
+    """A line for the first step, the last, and each at which the schedule turns."""
+    change = np.diff(rates.astype(np.float64))
+    bends = np.flatnonzero(np.abs(np.diff(change)) > 0.05 * max(float(rates.max()), 1e-12)) + 2
+    peak = int(rates.argmax())
+    steps = sorted({0, peak, len(rates) - 1, *bends.tolist()})
+    # a jump is two bends side by side; the step before it says nothing new
+    shown = [s for s in steps if s + 1 not in steps or s == 0]
+    return [f"epoch {s / steps_per_epoch:.2f} step {s + 1}: lr {rates[s]:.3e}" for s in shown]

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+import json
+import subprocess
+
+import pytest
+
+from src import run_log
+from src.progress import Interval
+from src.run_log import RunLog, git_revision, read_log, save_run
+
+
+def interval(step, loss=3.0):
+    return Interval(step, 100, step // 10, loss, 1.0, 2.0, 5.0, 0.01, 7.0, 0, 100.0)
+
+
+def rows(folder):
+    with open(folder / "log.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_intervals_and_scores(tmp_path):
+    log = RunLog(tmp_path / "run", tensorboard=False)
+    log(interval(10))
+    log.scores(10, 1, {"AP": 0.25})
+    log(interval(20, float("nan")))
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path / "run")] == [
+        ("10", "3.0"),
+        ("20", ""),
+    ]
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[1]) == {"step": 10, "epoch": 1, "AP": 0.25}
+    assert json.loads(lines[2])["loss"] is None
+
+
+def test_a_resumed_run_forgets_what_comes_again(tmp_path):
+    log = RunLog(tmp_path, tensorboard=False)
+    for step in (10, 20, 30):
+        log(interval(step))
+        log.scores(step, 1, {"AP": step / 100})
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step": 40, "lo')  # killed while writing
+    log = RunLog(tmp_path, start_step=20, tensorboard=False)
+    log(interval(25))
+    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "25"]
+    assert [row["step"] for row in read_log(tmp_path)] == [10, 10, 20, 20, 25]
+
+
+def test_events_for_tensorboard(tmp_path):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+    log = RunLog(tmp_path)
+    log(interval(10))
+    log.close()
+    files = list((tmp_path / "events").iterdir())
+    assert len(files) == 1
+    assert b"grad_norm" in files[0].read_bytes()
+
+
+def test_without_tensorboard_the_tables_are_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    RunLog(tmp_path)(interval(10))
+    assert len(rows(tmp_path)) == 1
+    assert not (tmp_path / "events").exists()
+
+
+def test_every_start_is_kept(tmp_path):
+    save_run(tmp_path, ["--a"], {"start_step": 0})
+    save_run(tmp_path, ["--b"], {"start_step": 5})
+    starts = json.loads((tmp_path / "run.json").read_text())["starts"]
+    assert [start["arguments"] for start in starts] == [["--a"], ["--b"]]
+    assert starts[1]["start_step"] == 5
+    assert starts[0]["packages"]["numpy"].startswith("1.")
+    (tmp_path / "run.json").write_text("{")
+    save_run(tmp_path, [], {})
+    assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 1
+
+
+def test_git_revision(tmp_path):
+    assert git_revision(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "file").write_text("1")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    clean = git_revision(tmp_path)
+    assert len(clean) == 40
+    (tmp_path / "file").write_text("2")
+    assert git_revision(tmp_path) == f"{clean}-dirty"
+
+
+def test_versions_of_what_is_not_installed():
+    assert run_log._version("no-such-package-at-all") is None
