@@ -20,7 +20,7 @@ from src.config import Config, ConfigError, from_json
 
 METADATA_KEY = "m2det"  # of MINDIR's user_info and ONNX's metadata_props
 EXPORT_VERSION = 1
-# What a file computes, as numbered by nothing but its inputs: arrays in, arrays out.
+# What a file computes: its input in, all its outputs out.
 Run = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
 
 
@@ -168,7 +168,7 @@ def _open_mindir(path: Path) -> Tuple[Run, Optional[str]]:
         raise ExportedError(f"{path}: damaged, or no MINDIR file") from None
     if not model.graph.node or not model.graph.output:
         raise ExportedError(f"{path}: no MINDIR file, or cut off")
-    text = model.user_info[METADATA_KEY] if METADATA_KEY in model.user_info else None
+    texts = [entry.value for entry in model.user_info if entry.key == METADATA_KEY]
     del model
     try:
         graph = nn.GraphCell(ms.load(str(path)))
@@ -178,7 +178,7 @@ def _open_mindir(path: Path) -> Tuple[Run, Optional[str]]:
     def run(inputs: np.ndarray) -> Tuple[np.ndarray, ...]:
         return tuple(output.asnumpy() for output in graph(ms.Tensor(inputs)))
 
-    return run, text
+    return run, texts[0] if texts else None
 
 
 def _open_onnx(path: Path) -> Tuple[Run, Optional[str]]:

@@ -47,11 +47,19 @@ class ConvBNReLU(nn.Cell):
         return self.relu(self.bn(self.conv(x)))
 
 
-def resize(x: Tensor, size: Tuple[int, int], mode: str) -> Tensor:
-    """`x` (B, D, H, W) at `size`; half-pixel centres for "bilinear", floor for "nearest"."""
-    if mode == "nearest":
-        return ops.interpolate(x, size=size, mode="nearest")
-    return ops.interpolate(x, size=size, mode="bilinear", align_corners=False)
+class Resize(nn.Cell):
+    """A map (B, D, H, W) at the size of another; half-pixel centres for "bilinear", floor for
+    "nearest". Cells of their own, so that export can put others in their place.
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.nearest = mode == "nearest"
+
+    def construct(self, x: Tensor, like: Tensor) -> Tensor:
+        if self.nearest:
+            return ops.interpolate(x, size=like.shape[2:], mode="nearest")
+        return ops.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
 class FFMv1(nn.Cell):
@@ -63,9 +71,10 @@ class FFMv1(nn.Cell):
         super().__init__()
         self.reduce_shallow = ConvBNReLU(shallow_channels, 256, 3, padding=1)
         self.reduce_deep = ConvBNReLU(deep_channels, 512, 1)
+        self.resize = Resize("nearest")
 
     def construct(self, shallow: Tensor, deep: Tensor) -> Tensor:
-        deep = resize(self.reduce_deep(deep), shallow.shape[2:], "nearest")
+        deep = self.resize(self.reduce_deep(deep), shallow)
         return ops.cat((self.reduce_shallow(shallow), deep), 1)
 
 
@@ -76,7 +85,6 @@ class TUM(nn.Cell):
         self, cin: int, planes: int, num_scales: int, smooth: bool = True, upsample: str = "nearest"
     ) -> None:
         super().__init__()
-        self.upsample = upsample
         encoder: List[nn.Cell] = [ConvBNReLU(cin, planes, 3, stride=2, padding=1)]
         encoder += [
             ConvBNReLU(planes, planes, 3, stride=2, padding=1) for _ in range(num_scales - 3)
@@ -87,6 +95,7 @@ class TUM(nn.Cell):
         self.top = ConvBNReLU(planes, planes, 1)
         laterals = [ConvBNReLU(planes, planes, 3, padding=1) for _ in range(num_scales - 2)]
         self.laterals = nn.CellList([*laterals, ConvBNReLU(cin, planes, 3, padding=1)])
+        self.resizes = nn.CellList([Resize(upsample) for _ in self.laterals])
         self.smooth = nn.CellList(
             [ConvBNReLU(planes, planes, 1) if smooth else nn.Identity() for _ in self.laterals]
         )
@@ -99,7 +108,7 @@ class TUM(nn.Cell):
         outputs = [decoded]
         for i, lateral in enumerate(self.laterals):
             side = lateral(encoded[-2 - i])
-            decoded = resize(decoded, side.shape[2:], self.upsample) + side
+            decoded = self.resizes[i](decoded, side) + side
             outputs.append(self.smooth[i](decoded))
         return tuple(outputs)
 

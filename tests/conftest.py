@@ -43,3 +43,12 @@ def coco_tiny() -> Path:
     if not (SHARED / "data" / "coco_tiny").is_dir():
         pytest.skip("../shared/data/coco_tiny (real COCO images) is not here")
     return SHARED / "data" / "coco_tiny"
+
+
+@pytest.fixture(scope="session")
+def exports(device, tmp_path_factory):
+    """A small network exported in every way, each made on first use."""
+    pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
+    from exporting import Exports
+
+    return Exports(tmp_path_factory.mktemp("exports") / "of one network")

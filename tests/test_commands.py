@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py, eval.py and export.py from one end to the other, on a small network."""
+"""train.py and eval.py from one end to the other, on a small network."""
 
 import json
 import shutil
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import eval as evaluate
-import export
 import train
 from src.callback import list_checkpoints
 from src.checkpoint import read_checkpoint
@@ -109,34 +108,6 @@ def test_nothing_found_scores_zero(run, data, tmp_path):
     totals = evaluate.main(eval_arguments(run, data, tmp_path, "test.score_threshold=0.9999"))
     assert totals["AP"] == 0
     assert json.loads((tmp_path / "detections.json").read_text()) == []
-
-
-def test_mindir_computes_what_the_network_does(run, tmp_path, capsys):
-    output = tmp_path / "net.mindir"
-    export.main(export_arguments(run, output))
-    printed = capsys.readouterr().out
-    assert float(printed.split("network: ")[1].split()[0]) <= 1e-5
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "config.json",
-        "labels.json",
-        "net.mindir",
-    ]
-
-
-def export_arguments(run, output, *more):
-    return ["--checkpoint_path", str(run / f"{PREFIX}-final.ckpt"), "--output", str(output), *more]
-
-
-def test_a_bad_export_is_not_kept(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "compare", lambda *args: 0.1)
-    with pytest.raises(export.ExportError, match="differs"):
-        export.main(export_arguments(run, tmp_path / "net.mindir"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_wrong_ending_is_refused(run, tmp_path):
-    with pytest.raises(export.ExportError, match=r"\.mindir"):
-        export.main(export_arguments(run, tmp_path / "net.onnx"))
 
 
 BAD = {

@@ -36,13 +36,24 @@ DATA = {
     "partial_results",
     "submission",
     "stopwatch",
+    "report_html",
+    "report_parts",
 }
 GRAPH = {"backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"}
+EXPORT = {
+    "exported",
+    "export_cells",
+    "export_check",
+    "export_file",
+    "export_metadata",
+    "export_onnx",
+}
 RUNTIME = {"callback", "trainer", "evaluation"}
 ALLOWED = {
     **dict.fromkeys(PURE, PURE),
     **dict.fromkeys(DATA, PURE | DATA),
     **dict.fromkeys(GRAPH, PURE | DATA | GRAPH),
+    **dict.fromkeys(EXPORT, PURE | DATA | GRAPH | EXPORT),
     **dict.fromkeys(RUNTIME, PURE | DATA | GRAPH | RUNTIME),
 }
 

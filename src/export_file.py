@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network to a file in MINDIR or ONNX, compared with the network before it counts."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from src.checkpoint import Labels, write_atomically
+from src.config import Config
+from src.export_cells import build_export_form
+from src.export_check import (
+    Difference,
+    as_inputs,
+    check_detections,
+    compare_file,
+    decoded,
+    network_outputs,
+    noise,
+)
+from src.export_metadata import Request, describe, weights_sha256
+from src.export_onnx import append_nms, finish
+from src.exported import METADATA_KEY, file_sha256, one_line
+from src.priors import make_priors
+
+# Largest difference let through, as a share of the network's largest output.
+TOLERANCE = {"MINDIR": 1e-5, "ONNX": 1e-4}
+
+
+class ExportError(ValueError):
+    """A request that a format cannot fulfil, or a file that does not compute what it should."""
+
+
+def check_request(request: Request, config: Config, output: Path) -> None:
+    """Refuse what needs no network to be refused, and a place that cannot be written to.
+
+    Raises:
+        ExportError: what cannot be done.
+        OSError: the place.
+    """
+    if output.suffix != request.ending:
+        raise ExportError(f"{output}: a {request.kind} file's name must end in {request.ending}")
+    if request.batch_size < 0:
+        raise ExportError(f"the batch size must be 0 or more, not {request.batch_size}")
+    if request.outputs == "detections":
+        if request.kind != "ONNX":
+            raise ExportError("MINDIR has no NMS by class: ask for boxes, or for ONNX")
+        if config.test.class_agnostic:
+            raise ExportError("NMS in the file is by class: set test.class_agnostic=false")
+    if request.kind == "ONNX" and config.model.upsample == "bilinear":
+        raise ExportError("MindSpore's ONNX has no bilinear resizing (model.upsample=bilinear)")
+    if output.is_dir():
+        raise ExportError(f"{output}: is a folder")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=output.parent):
+        pass
+
+
+def export_network(
+    network: nn.Cell, config: Config, labels: Labels, request: Request, output: Path
+) -> List[Difference]:
+    """Write `network`, which is used up, to `output` and FILE.json beside it, whole or not at all.
+
+    Args:
+        network: of `config`, with its weights, in evaluation mode.
+        config: its configuration.
+        labels: of its classes.
+        request: how.
+        output: a path that `check_request` has passed.
+
+    Returns:
+        the differences to the network, for each batch size tried.
+
+    Raises:
+        ExportError: the format cannot hold the network, or the file computes something else.
+        OSError: the file cannot be written.
+    """
+    metadata = describe(config, labels, request, weights_sha256(network))
+    size, batches = config.model.input_size, request.checked_batches
+    images = noise(max(batches), size)
+    expected = network_outputs(network, as_inputs(images, "tensor", config.data.mean_bgr))
+    if request.outputs != "raw":
+        expected = decoded(*expected, make_priors(config))
+    form = build_export_form(network, config, request.inputs, request.outputs, request.fold)
+    inputs = as_inputs(images, request.inputs, config.data.mean_bgr)
+    # Not in the folder of the output: MindSpore takes few characters in paths, and closes the
+    # folder to others.
+    with tempfile.TemporaryDirectory(prefix="export") as folder:
+        draft = Path(folder) / f"network{request.ending}"
+        write(form, request, size, draft, json.dumps(metadata))
+        differences = compare_file(draft, inputs, expected, batches)
+        worst = max(difference.relative for difference in differences)
+        if not worst <= TOLERANCE[request.kind]:
+            raise ExportError(f"{output}: differs from the network by {worst:.1e}; not kept")
+        if request.outputs == "detections":
+            draft = add_nms(draft, inputs, metadata)
+        put_in_place(draft, output, metadata)
+    return differences
+
+
+def write(form: nn.Cell, request: Request, size: int, draft: Path, metadata: str) -> None:
+    """Write the form to `draft`, with the metadata inside.
+
+    Raises:
+        ExportError: the format has nothing for one of its operators.
+    """
+    onnx = request.kind == "ONNX"
+    batch = request.batch_size or (1 if onnx else None)
+    image = request.inputs == "image"
+    shape = [batch, size, size, 3] if image else [batch, 3, size, size]
+    dtype = ms.uint8 if image else ms.float32
+    example = ms.Tensor(shape=shape, dtype=dtype)
+    if batch is not None:
+        example = ms.Tensor(np.zeros(shape), dtype)
+    options: Dict[str, Any] = {} if onnx else {"custom_func": Inscription(metadata)}
+    try:
+        ms.export(form, example, file_name=str(draft), file_format=request.kind, **options)
+    except Exception as error:  # MindSpore raises many kinds
+        raise ExportError(f"cannot be exported as {request.kind}: {one_line(error)}") from None
+    draft.chmod(0o600)  # MindSpore leaves it read-only
+    if onnx:
+        names = ("loc", "logits") if request.outputs == "raw" else ("boxes", "scores")
+        finish(draft, names, not request.batch_size, metadata)
+
+
+class Inscription:
+    """Writes text into a MINDIR while it is made."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __call__(self, model: Any) -> None:
+        entry = model.user_info.add()  # a map, but MindSpore's own classes know it as a list
+        entry.key, entry.value = METADATA_KEY, self.text
+
+
+def add_nms(draft: Path, inputs: np.ndarray, metadata: Dict[str, Any]) -> Path:
+    """A copy of a file of boxes with NMS at its end, compared with NumPy's.
+
+    Raises:
+        ExportError: they find different boxes.
+    """
+    keys = ("score_threshold", "iou_threshold", "keep_per_class")
+    limits = {key: metadata["postprocess"][key] for key in keys}
+    whole = draft.with_name(f"whole{draft.suffix}")
+    shutil.copyfile(draft, whole)
+    append_nms(whole, **limits)
+    check_detections(whole, draft, inputs, limits)
+    return whole
+
+
+def put_in_place(draft: Path, output: Path, metadata: Dict[str, Any]) -> None:
+    """Move a finished file to `output`, and write its metadata beside it, checksum included."""
+    checksum = file_sha256(draft)
+    temporary = output.with_name(f".{os.getpid()}.{output.name}")
+    try:
+        shutil.copyfile(draft, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    content = json.dumps({**metadata, "file_sha256": checksum}, indent=2, ensure_ascii=False)
+    write_atomically(output.with_name(output.name + ".json"), content + "\n")

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small networks to export, with weights that excite every part of them."""
+
+import contextlib
+import io
+
+import mindspore as ms
+import numpy as np
+
+import export
+from src.checkpoint import Labels, save_checkpoint, save_config
+from src.config import get_config
+from src.model import build_model
+
+SMALL = (
+    "model.input_size=64",
+    "model.num_levels=1",
+    "model.num_scales=3",
+    "model.planes=32",
+    "model.num_classes=4",
+)
+
+
+def random_network(*overrides):
+    """A network in evaluation mode and its configuration."""
+    config = get_config("m2det_tiny", [*SMALL, *overrides])
+    network = build_model(config).set_train(False)
+    rng = np.random.default_rng(1)
+    for name, parameter in network.parameters_dict().items():
+        values = rng.normal(0, 1, parameter.shape)
+        if name.endswith("moving_variance"):
+            values = np.abs(values) + 0.5
+        elif values.ndim == 4:
+            values *= (0.005 if name.startswith("head") else 1.4) / np.sqrt(values[0].size)
+        elif name.endswith("gamma"):  # branches that add little keep a deep network from chaos
+            values = (0.3 if "layer" in name else 1) + 0.1 * values
+        else:
+            values *= 0.1
+        parameter.set_data(ms.Tensor(values.astype(np.float32)))
+    return network, config
+
+
+def images_for(config, batch):
+    """The same images as uint8 (B, S, S, 3) and as network input (B, 3, S, S)."""
+    size = config.model.input_size
+    pixels = np.random.default_rng(3).integers(0, 256, (batch, size, size, 3), np.uint8)
+    tensor = (pixels - np.float32(config.data.mean_bgr)).transpose(0, 3, 1, 2)
+    return pixels, np.ascontiguousarray(tensor)
+
+
+LABELS = Labels(("cat", "dog", "naïve bird"), (4, 2, 9))
+# Flags of export.py; every value of each flag is there.
+CASES = {
+    "mindir raw any": ["--batch_size", "0"],
+    "mindir boxes image folded": [
+        *("--inputs", "image", "--outputs", "boxes", "--fold_batchnorm", "--batch_size", "2"),
+    ],
+    "onnx raw image": ["--file_format", "ONNX", "--inputs", "image", "--batch_size", "0"],
+    "onnx boxes": ["--file_format", "ONNX", "--outputs", "boxes"],
+    "onnx detections folded": [
+        *("--file_format", "ONNX", "--outputs", "detections", "--fold_batchnorm"),
+        *("--batch_size", "0", "--inputs", "image"),
+    ],
+}
+
+
+class Exports:
+    """One network, exported in every way on first use; `printed` is what export.py said."""
+
+    def __init__(self, folder):
+        folder.mkdir(parents=True)
+        self.network, self.config = random_network()
+        self.checkpoint = save_run(folder / "run", self.network, self.config)
+        self.folder = folder / "a folder"
+        self.folder.mkdir(mode=0o755)
+        self.printed = {}
+
+    def path(self, case):
+        ending = "onnx" if case.startswith("onnx") else "mindir"
+        path = self.folder / f"{case.replace(' ', '_')}.{ending}"
+        if case not in self.printed:
+            flags = ["--checkpoint_path", str(self.checkpoint), "--output", str(path)]
+            text = io.StringIO()
+            with contextlib.redirect_stdout(text):
+                export.main([*flags, *CASES[case]])
+            self.printed[case] = text.getvalue()
+        return path
+
+
+def save_run(folder, network, config):
+    """A checkpoint with its configuration and labels; its path."""
+    checkpoint = folder / "net.ckpt"
+    save_checkpoint(network.parameters_dict(), checkpoint)
+    save_config(folder, config, LABELS)
+    return checkpoint
