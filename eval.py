@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -24,6 +24,7 @@ from src.evaluation import detect_split
 from src.metrics import all_metrics, as_text
 from src.partial_results import PartialResults, collect, settings_key
 from src.records import DetectionData
+from src.report_html import write_report
 from src.scoring import SCORERS, category_ids_for, coco_score
 from src.stopwatch import Stopwatch
 from src.submission import write_submission
@@ -46,6 +47,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         default=0.3,
         help="detections counted in the confusion matrix and the errors (%(default)s)",
     )
+    parser.add_argument("--report", action="store_true", help="write report.html as well")
     parser.add_argument("--distribute", action="store_true", help="one of several msrun ranks")
     add_common_arguments(parser)
     return parser.parse_args(argv)
@@ -76,7 +78,13 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     metrics = {**all_metrics(score, data, found.results, errors), "images_per_second": speed}
     write_atomically(args.output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     print(as_text(metrics))
-    print(f"written: {args.output / 'detections.json'}, {args.output / 'metrics.json'}")
+    names = ["detections.json", "metrics.json"]
+    if args.report:
+        names.append("report.html")
+        title = f"{args.checkpoint_path.name} on {args.dataset_path.name}, {data.split}"
+        settings = {"checkpoint": str(args.checkpoint_path), **asdict(config)}
+        write_report(args.output / names[-1], data, metrics, errors, settings, title)
+    print(f"written: {', '.join(str(args.output / name) for name in names)}")
     return score.totals
 
 

@@ -52,8 +52,14 @@ def build_postprocessor(config: Config) -> PostProcessor:
 def build_plan(config: Config) -> ViewPlan:
     """The views a configuration asks for."""
     test = config.test
-    size = config.model.input_size
-    return ViewPlan(size, test.multi_scale, test.flip, test.tile_px, test.tile_overlap)
+    return ViewPlan(
+        config.model.input_size,
+        test.multi_scale,
+        float(np.sqrt(make_priors(config)[:, 2:].prod(axis=1)).min()),
+        test.flip,
+        test.tile_px,
+        test.tile_overlap,
+    )
 
 
 def build_priors(config: Config, size: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detections drawn onto an image. NumPy and OpenCV only."""
 
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ def draw_detections(
     image: np.ndarray,
     boxes_px: np.ndarray,
     labels: np.ndarray,
-    scores: np.ndarray,
+    scores: Optional[np.ndarray],
     class_names: Sequence[str],
 ) -> np.ndarray:
     """A copy of `image` with a frame, a name and a score for each detection, the best on top.
@@ -31,7 +31,7 @@ def draw_detections(
         image: (H, W, 3) uint8 BGR; it stays as it is.
         boxes_px: (N, 4) xyxy in pixels of `image`; N may be 0, and boxes may reach outside.
         labels: (N,) whole numbers in 1..C-1, 0 being the background.
-        scores: (N,) in [0, 1].
+        scores: (N,) in [0, 1]; None for ground truth, which has none.
         class_names: C-1 names, without the background.
 
     Raises:
@@ -39,14 +39,16 @@ def draw_detections(
             that is not finite.
     """
     boxes_px, labels = np.asarray(boxes_px, float).reshape(-1, 4), np.asarray(labels).reshape(-1)
-    scores = np.asarray(scores, float).reshape(-1)
+    given = scores is not None
+    scores = np.asarray(scores if given else np.ones(len(labels)), float).reshape(-1)
     _check(image, boxes_px, labels, scores, class_names)
     picture = np.ascontiguousarray(image).copy()
     order = np.argsort(scores, kind="stable")
     corners = [_draw_frame(picture, boxes_px[index], int(labels[index])) for index in order]
     for index, corner in zip(order, corners):  # after all frames, so that none crosses a name
         label = int(labels[index])
-        _draw_text(picture, corner, f"{class_names[label - 1]} {scores[index]:.2f}", label)
+        text = class_names[label - 1] + (f" {scores[index]:.2f}" if given else "")
+        _draw_text(picture, corner, text, label)
     return picture
 
 

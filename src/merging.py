@@ -15,6 +15,7 @@ from src.tiling import cut_edges, drop_seen_whole, join_parts
 from src.views import View, accepts
 from src.weighted_boxes import fuse_boxes
 
+FUSE_IOU = 0.55  # of boxes of one object, as in the paper on weighted boxes fusion
 SEAM_PX = 3  # pixels of the network's input; a box that ends this near to a seam has been cut
 
 
@@ -64,8 +65,9 @@ def _fuse_views(
     sizes_px: Sequence[Tuple[int, int]],
     postprocess: PostProcessor,
 ) -> List[Detections]:
-    kept, scores = postprocess.select(found)  # each view by itself
-    kept = replace(kept, scores=scores)
+    # Soft-NMS would leave boxes of little score on every object, which lower the average.
+    each = replace(postprocess, method="hard", iou_threshold=FUSE_IOU)
+    kept, _ = each.select(found)
     fused = []
     for image in range(len(sizes_px)):
         own = [view for view, number in zip(views, owner) if number == image]
@@ -80,7 +82,8 @@ def _fuse(found: Candidates, views: Sequence[View], image: int) -> Candidates:
     def seen_by(boxes: np.ndarray) -> np.ndarray:
         return np.maximum(np.sum([accepts(view, boxes) for view in views], axis=0), 1)
 
-    boxes, scores, labels = fuse_boxes(found.boxes_px, found.scores, found.labels, seen_by)
+    columns = (found.boxes_px, found.scores, found.labels)
+    boxes, scores, labels = fuse_boxes(*columns, seen_by, FUSE_IOU)
     return Candidates(boxes, scores, labels, np.full(len(boxes), image))
 
 

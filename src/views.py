@@ -5,7 +5,7 @@ A view is a part of the image, squashed to a network input of some size. Its box
 pixels of the image, and those that another view sees better are left to it:
 
 - an input larger than the network was trained for keeps no large boxes, a smaller one no small
-  boxes (`size_range`);
+  boxes (`ViewPlan.size_range`);
 - a tile keeps no box that is cut at a seam and whole in its neighbour (`src.tiling`).
 """
 
@@ -19,6 +19,8 @@ import numpy as np
 from src.postprocess import Candidates
 from src.tiling import Window, tile_windows
 from src.transforms import to_input
+
+LARGEST = 0.7  # side, as a share of the trained input, above which enlarging does harm
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class ViewPlan:
     """Which views are taken of every image."""
 
     base_size: int  # input the network was trained for
-    sizes: Tuple[int, ...] = ()  # of the input; empty: the trained one
+    sizes: Tuple[int, ...] = ()  # of the input, beside the trained one
+    smallest_prior: float = 0.0  # its side as a share of the trained input
     flip: bool = False
     tile_px: int = 0  # side of the tiles; 0: none
     tile_overlap: float = 0.25
@@ -57,8 +60,8 @@ class ViewPlan:
         whole = (0, 0, width, height)
         flips = (False, True) if self.flip else (False,)
         made = []
-        for size in self.sizes or (self.base_size,):
-            limits = size_range(size, self.base_size, self.sizes)
+        for size in sorted({self.base_size, *self.sizes}):
+            limits = self.size_range(size)
             made += [View(size, whole, flip, *limits) for flip in flips]
         if self.tile_px and max(width, height) > self.tile_px:
             # A tile is an enlargement as it is: one size does.
@@ -68,23 +71,17 @@ class ViewPlan:
                 ]
         return made
 
+    def size_range(self, size: int) -> Tuple[float, float]:
+        """The boxes input `size` is trusted with: least and largest side, shares of the image.
 
-def size_range(size: int, base_size: int, sizes: Sequence[int]) -> Tuple[float, float]:
-    """The boxes that input `size` is trusted with: least and largest side as a share of the image.
-
-    Seen at twice the trained size, a box twice as large as any in training would be a guess, so
-    the largest share is that of the trained size divided by the enlargement. Reduced inputs lose
-    small boxes in the same way. Where all sizes lie on one side of the trained one, the nearest
-    takes everything.
-    """
-    if not sizes or size == min(sizes, key=lambda other: abs(math.log(other / base_size))):
-        return 0.0, math.inf
-    scale = size / base_size
-    return (0.0, LARGEST / scale) if scale > 1 else (SMALLEST / scale, math.inf)
-
-
-LARGEST = 0.5
-SMALLEST = 0.25
+        A reduced input keeps no boxes smaller than its smallest prior. An enlarged one keeps none
+        that covers more pixels of it than `LARGEST` of the input the network was trained for. The
+        trained size keeps everything.
+        """
+        share = self.base_size / size  # of what was trained, in pixels
+        if share == 1:
+            return 0.0, math.inf
+        return (0.0, LARGEST * share) if share < 1 else (self.smallest_prior * share, math.inf)
 
 
 def view_input(image: np.ndarray, view: View, mean_bgr: Sequence[float]) -> np.ndarray:

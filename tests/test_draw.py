@@ -47,6 +47,15 @@ def test_text_contrasts_with_its_ground():
         assert np.abs(luma - ground)[:29].max() > 100
 
 
+def test_ground_truth_has_a_name_and_no_score():
+    named = draw_detections(_grey(), BOXES, [1], None, ["cat"])
+    scored = draw_detections(_grey(), BOXES, [1], [1.0], ["cat"])
+    beside = draw_detections(_grey(), BOXES, [1], [1.0], ["cat 1.00"])
+    assert (named != 90).any(axis=2).sum() < (scored != 90).any(axis=2).sum()
+    assert (scored != beside).any()
+    np.testing.assert_array_equal(draw_detections(_grey(), BOXES, [1], None, ["cat 1.00"]), scored)
+
+
 def test_best_score_is_on_top():
     boxes = np.repeat(BOXES, 2, axis=0)
     for scores, expected in (([0.9, 0.1], 1), ([0.1, 0.9], 2)):
