@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detect in images: pictures with the boxes drawn in, and all boxes in one JSON file."""
+"""Detect in images, folders, patterns, videos, a camera, or files listed on standard input.
+
+Draws pictures or videos with the boxes in, and writes all boxes to a file. A picture that cannot be
+read is passed over and reported; nothing found is a result like any other.
+"""
 
 import argparse
 import itertools
-import json
 import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Container, Dict, List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence, Set
 
 import cv2
+import numpy as np
+from tqdm import tqdm
 
-from src.checkpoint import load_labels, resolve_config, write_atomically
-from src.detector import Detections, Detector
+from src.box_files import WRITERS, Found
+from src.checkpoint import load_labels, resolve_config
+from src.detector import Detector
 from src.draw import draw_detections
-from src.images import SUFFIXES, ImageError, read_image
+from src.images import ImageError
+from src.screen import Screen
+from src.sources import STDIN, Frames, Source, find_sources, listed_sources
 from src.utils import add_common_arguments, run_main, setup_device
 
 LOG = logging.getLogger("m2det.demo")
@@ -25,10 +33,19 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint_path", required=True, type=Path)
     parser.add_argument(
-        "--input", required=True, nargs="+", type=Path, help="images, or folders of images"
+        "--input",
+        required=True,
+        nargs="+",
+        help="images, videos, folders, patterns ('a/*.jpg'), a camera's number,"
+        " or - for paths on standard input, one a line",
     )
     parser.add_argument("--output", default="demo_output", type=Path, help="folder for the results")
-    parser.add_argument("--limit", type=int, default=0, help="images at most; 0 takes all")
+    parser.add_argument(
+        "--format", default=["json"], nargs="+", choices=sorted(WRITERS), help="of the boxes"
+    )
+    parser.add_argument("--no_pictures", action="store_true", help="draw nothing, only list boxes")
+    parser.add_argument("--show", action="store_true", help="show what is drawn, on a screen")
+    parser.add_argument("--limit", type=int, default=0, help="pictures at most; 0 takes all")
     parser.add_argument(
         "--score_threshold", type=float, default=0.3, help="lowest score shown (%(default)s)"
     )
@@ -36,30 +53,12 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_images(inputs: Sequence[Path]) -> List[Path]:
-    """The files among `inputs` and the images within its folders, in order of name.
-
-    Raises:
-        ValueError: a path is missing, or a folder holds no image.
-    """
-    found: List[Path] = []
-    for path in inputs:
-        if not path.is_dir():
-            if not path.exists():
-                raise ImageError(f"{path}: not found")
-            found.append(path)
-            continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not inside:
-            raise ImageError(f"{path}: no images in this folder")
-        found += inside
-    return found
-
-
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    images = find_images(args.input)[: args.limit or None]
+    listed = STDIN in args.input
+    sources = find_sources(text for text in args.input if text != STDIN)
+    screen = Screen("M2Det") if args.show else None
     config = resolve_config(args.config, args.set, args.checkpoint_path)
     config = replace(config, test=replace(config.test, score_threshold=args.score_threshold))
     setup_device(args.device_target, args.device_id)
@@ -67,67 +66,118 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         args.checkpoint_path, config, load_labels(args.checkpoint_path)
     )
     args.output.mkdir(parents=True, exist_ok=True)
-    entries: List[Dict[str, Any]] = []
-    for path in images:
-        name = free_name(path.stem, {entry["picture"] for entry in entries})
-        try:
-            entries.append(process(detector, path, args.output / name))
-        except ImageError as error:
-            LOG.warning("passed over: %s", error)
-    if not entries:
-        raise ImageError(f"none of the {len(images)} images could be read")
-    write_atomically(args.output / "detections.json", json.dumps(entries, indent=1) + "\n")
-    LOG.info("written: %s and %d pictures", args.output / "detections.json", len(entries))
+    demo = Demo(detector, args.output, not args.no_pictures, screen)
+    everything = itertools.chain(sources, listed_sources(sys.stdin) if listed else ())
+    total = None if listed else count_frames(sources, args.limit)
+    try:
+        with tqdm(total=total, unit="picture", disable=None) as bar:
+            for _ in itertools.islice(demo.run(everything), args.limit or None):
+                bar.update()
+    except KeyboardInterrupt:  # the way to end with a camera: what there is gets written
+        LOG.info("interrupted")
+    finally:
+        demo.close()
+    if not demo.entries:
+        raise ImageError(f"none of the {demo.failed} inputs could be read")
+    for name in args.format:
+        path = WRITERS[name](args.output, demo.entries, detector.class_names)
+        LOG.info("written: %s", path)
+    boxes = sum(len(entry.scores) for entry in demo.entries)
+    LOG.info("%d found in %d pictures, %d inputs failed", boxes, len(demo.entries), demo.failed)
 
 
-def free_name(stem: str, taken: Container[str]) -> str:
-    """`stem`.png, or with a number where another folder's image has taken that."""
-    name = f"{stem}.png"
+def count_frames(sources: Sequence[Source], limit: int) -> Optional[int]:
+    """Number of pictures to come; None where a camera or a video does not tell."""
+    counts = [source.count() for source in sources]
+    if None in counts:
+        return limit or None
+    total = sum(count or 0 for count in counts)
+    return min(total, limit) if limit else total
+
+
+class Demo:
+    """Detects, draws and collects.
+
+    Args:
+        detector: called with each picture.
+        folder: for pictures and videos.
+        draw: whether to make them.
+        screen: shows what is drawn, or None.
+    """
+
+    def __init__(
+        self, detector: Detector, folder: Path, draw: bool = True, screen: Optional[Screen] = None
+    ) -> None:
+        self.detector, self.folder, self.draw, self.screen = detector, folder, draw, screen
+        self.entries: List[Found] = []
+        self.failed = 0
+        self._taken: Set[str] = set()
+        self._video: Optional[cv2.VideoWriter] = None
+
+    def run(self, sources: Iterator[Source]) -> Iterator[Found]:
+        """Goes through every picture of every source; what cannot be read is logged.
+
+        Raises:
+            OSError: a picture or video cannot be written.
+        """
+        for source in sources:
+            stem = free_name(source.stem, self._taken)
+            try:
+                with source.open() as frames:
+                    for number, image in enumerate(frames):
+                        yield self._look(frames, stem, image, number if source.moving else -1)
+            except ImageError as error:
+                self.failed += 1
+                LOG.warning("passed over: %s", error)
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        """Completes the video being written."""
+        if self._video is not None:
+            self._video.release()
+            self._video = None
+
+    def _look(self, frames: Frames, stem: str, image: np.ndarray, frame: int) -> Found:
+        found = self.detector(image)
+        picture = ""
+        if self.draw or self.screen:
+            names = self.detector.class_names
+            drawn = draw_detections(image, found.boxes_px, found.labels, found.scores, names)
+            if self.draw:
+                picture = f"{stem}.{'png' if frame < 0 else 'mp4'}"
+                self._write(self.folder / picture, drawn, frame, frames.fps)
+            if self.screen:
+                self.screen.show(drawn)
+        name = stem if frame < 0 else f"{stem}_{frame:06}"
+        height, width = image.shape[:2]
+        where = (frames.source.name, frame, picture, name, width, height)
+        self.entries.append(Found(*where, found.boxes_px, found.scores, found.labels))
+        return self.entries[-1]
+
+    def _write(self, path: Path, drawn: np.ndarray, frame: int, fps: float) -> None:
+        if frame < 0:
+            written = cv2.imwrite(str(path), drawn)
+        else:
+            if self._video is None:
+                size = (drawn.shape[1], drawn.shape[0])
+                code = cv2.VideoWriter_fourcc(*"mp4v")
+                self._video = cv2.VideoWriter(str(path), code, fps, size)
+            written = self._video.isOpened()
+            self._video.write(drawn)
+        if not written:
+            raise OSError(f"{path}: could not be written")
+
+
+def free_name(stem: str, taken: Set[str]) -> str:
+    """`stem`, or with a number where another folder's picture has taken that; now taken too."""
+    name = stem
     for number in itertools.count(2):
         if name not in taken:
             break
-        name = f"{stem}_{number}.png"
+        name = f"{stem}_{number}"
+    taken.add(name)
     return name
-
-
-def process(detector: Detector, path: Path, picture: Path) -> Dict[str, Any]:
-    """Detects in the image at `path` and draws `picture`; the image's entry for the JSON file.
-
-    Raises:
-        ImageError: the image cannot be read.
-        OSError: the picture cannot be written.
-    """
-    image = read_image(str(path))
-    found = detector(image)
-    drawn = draw_detections(image, found.boxes_px, found.labels, found.scores, detector.class_names)
-    if not cv2.imwrite(str(picture), drawn):
-        raise OSError(f"{picture}: could not be written")
-    LOG.info("%s: %d found, %s", path, len(found), picture)
-    return describe(path, picture.name, image.shape[:2], found, detector.class_names)
-
-
-def describe(
-    path: Path,
-    picture: str,
-    shape: Sequence[int],
-    found: Detections,
-    class_names: Sequence[str],
-) -> Dict[str, Any]:
-    """One image's entry for the JSON file: boxes as xyxy in its pixels, best first."""
-    return {
-        "image": str(path),
-        "picture": picture,
-        "width": int(shape[1]),
-        "height": int(shape[0]),
-        "detections": [
-            {
-                "class": class_names[label - 1],
-                "score": round(float(score), 4),
-                "box_xyxy_px": [round(float(edge), 2) for edge in box],
-            }
-            for box, score, label in zip(found.boxes_px, found.scores, found.labels)
-        ],
-    }
 
 
 if __name__ == "__main__":

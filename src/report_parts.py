@@ -6,7 +6,7 @@ Each function returns HTML that needs nothing but the page's own style; text is 
 
 import base64
 from html import escape
-from typing import Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -46,7 +46,8 @@ def curves(named: Sequence[Tuple[str, Sequence[float], str]]) -> str:
 
     Names are shown for the classes "main" and "second"; others are told by a tooltip.
     """
-    lines, legend = [], []
+    lines: List[str] = []
+    legend: List[str] = []
     for name, values, kind in named:
         points = " ".join(
             f"{_LEFT + _WIDTH * k / (len(values) - 1):.1f},{_TOP + _HEIGHT * (1 - v):.1f}"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import csv
+import io
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 import demo
 from src.detector import Detections
+from src.images import ImageError
 
 
 class StandIn:
@@ -43,6 +47,17 @@ def run(monkeypatch, tmp_path):
 def _write(path, height, width):
     path.parent.mkdir(exist_ok=True)
     cv2.imwrite(str(path), np.full((height, width, 3), 90, np.uint8))
+    return path
+
+
+def write_video(path, count=5, fps=10):
+    path.parent.mkdir(exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no MPEG-4")
+    for number in range(count):
+        writer.write(np.full((48, 64, 3), 40 * number, np.uint8))
+    writer.release()
     return path
 
 
@@ -91,8 +106,145 @@ def test_bad_input(run, tmp_path):
     with pytest.raises(ValueError, match=r"no\.png: not found"):
         run("--input", tmp_path / "no.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: no images"):
+    with pytest.raises(ValueError, match="empty: no images or videos"):
         run("--input", tmp_path / "empty")
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="none of the 1 images"):
+    with pytest.raises(ValueError, match="none of the 1 inputs"):
         run("--input", tmp_path / "bad.png")
+    with pytest.raises(ValueError, match=r"x\*\.png: not found"):
+        run("--input", tmp_path / "x*.png")
+
+
+def test_patterns_take_what_matches(run, tmp_path):
+    for name in ("a1.png", "a2.png", "b1.png"):
+        _write(tmp_path / "in" / name, 10, 20)
+    entries, _ = run("--input", tmp_path / "in" / "a*.png")
+    assert [entry["picture"] for entry in entries] == ["a1.png", "a2.png"]
+
+
+def test_paths_from_standard_input(run, tmp_path, monkeypatch, caplog):
+    good = _write(tmp_path / "in" / "good one.png", 10, 20)
+    lines = f"{good}\r\n\n{tmp_path / 'missing.png'}\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    entries, _ = run("--input", "-")
+    assert [entry["image"] for entry in entries] == [str(good)]
+    assert "missing.png" in caplog.text
+
+
+def test_a_video_becomes_a_video(run, tmp_path):
+    path = write_video(tmp_path / "in" / "clip.mp4")
+    entries, _ = run("--input", path)
+    assert [entry["frame"] for entry in entries] == [0, 1, 2, 3, 4]
+    assert {entry["picture"] for entry in entries} == {"clip.mp4"}
+    assert len(entries[0]["detections"]) == 1
+    made = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))
+    assert made.get(cv2.CAP_PROP_FPS) == 10
+    frames = 0
+    while True:
+        good, frame = made.read()
+        if not good:
+            break
+        assert frame.shape == (48, 64, 3)
+        frames += 1
+    assert frames == 5
+
+
+def test_limit_cuts_a_video(run, tmp_path):
+    path = write_video(tmp_path / "in" / "clip.mp4")
+    assert len(run("--input", path, "--limit", "2")[0]) == 2
+
+
+@pytest.mark.parametrize("damage", ["nothing", "garbage", "cut"])
+def test_a_damaged_video_is_one_line(run, tmp_path, caplog, damage):
+    path = write_video(tmp_path / "in" / "clip.mp4", 30)
+    data = path.read_bytes()
+    path.write_bytes(
+        {"nothing": b"", "garbage": b"\xff" * 500, "cut": data[: len(data) // 2]}[damage]
+    )
+    good = _write(tmp_path / "in" / "good.png", 10, 20)
+    entries, _ = run("--input", path, good)
+    assert entries[-1]["image"] == str(good)
+    lines = [line for line in caplog.text.splitlines() if "clip.mp4" in line]
+    assert len(lines) == 1
+    assert "video" in lines[0] or "frames could be read" in lines[0]
+
+
+def test_a_missing_camera_is_one_line(run, capfd):
+    with pytest.raises(ImageError, match="none of the 1 inputs could be read"):
+        run("--input", "97")
+    assert capfd.readouterr().err == ""
+
+
+KINDS = ("grey", "rgba", "cmyk", "16bit", "pixel", "long")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_of_every_kind(run, tmp_path, kind):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path, size = folder / "x.png", (30, 20)
+    if kind == "cmyk":
+        image = pytest.importorskip("PIL.Image")
+        path = folder / "x.jpg"
+        image.new("CMYK", size, (10, 20, 30, 40)).save(path)
+    else:
+        shapes = {"grey": (20, 30), "rgba": (20, 30, 4), "16bit": (20, 30, 3)}
+        shape = {**shapes, "pixel": (1, 1, 3), "long": (100, 20000, 3)}[kind]
+        size = (shape[1], shape[0])
+        cv2.imwrite(str(path), np.full(shape, 77, np.uint16 if kind == "16bit" else np.uint8))
+    entries, _ = run("--input", path)
+    assert (entries[0]["width"], entries[0]["height"]) == size
+    assert len(entries[0]["detections"]) == int(size[0] > size[1])
+
+
+def test_every_format(run, tmp_path):
+    """One box, the left half of 60 x 40, class dog (the second), score 0.75."""
+    path = _write(tmp_path / "in" / "a.png", 40, 60)
+    _write(tmp_path / "in" / "empty.png", 60, 40)
+    run("--input", tmp_path / "in", "--no_pictures", "--format", "json", "csv", "yolo", "coco")
+    out = tmp_path / "out"
+    with open(out / "detections.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["image", "frame", "class", "score", "x1", "y1", "x2", "y2"],
+        [str(path), "", "dog", "0.75", "0.0", "0.0", "30.0", "40.0"],
+    ]
+    line = "1 0.250000 0.500000 0.500000 1.000000 0.7500\n"
+    assert (out / "labels" / "a.txt").read_text() == line
+    assert (out / "labels" / "empty.txt").read_text() == ""
+    assert (out / "classes.txt").read_text() == "cat\ndog\n"
+    coco = json.loads((out / "detections_coco.json").read_text())
+    assert [image["id"] for image in coco["images"]] == [1, 2]
+    assert coco["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    assert coco["annotations"] == [
+        {
+            **{"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 30, 40]},
+            **{"area": 1200, "iscrowd": 0, "score": 0.75},
+        }
+    ]
+    assert not list(out.glob("*.png"))
+
+
+def test_show_without_a_screen_is_one_line(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    path = _write(tmp_path / "in" / "a.png", 40, 60)
+    with pytest.raises(OSError, match="--show: no screen here"):
+        run("--input", path, "--show")
+
+
+def test_an_interrupt_keeps_what_was_found(run, tmp_path, monkeypatch):
+    """Ctrl-C is how one stops with a camera."""
+    path = write_video(tmp_path / "in" / "clip.mp4")
+    looked = []
+
+    class Interrupted(StandIn):
+        def __call__(self, image):
+            looked.append(1)
+            if len(looked) == 3:
+                raise KeyboardInterrupt
+            return super().__call__(image)
+
+    monkeypatch.setattr(demo.Detector, "from_checkpoint", lambda *_: Interrupted())
+    entries, _ = run("--input", path)
+    assert [entry["frame"] for entry in entries] == [0, 1]
+    assert cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2

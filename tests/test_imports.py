@@ -38,6 +38,9 @@ DATA = {
     "stopwatch",
     "report_html",
     "report_parts",
+    "sources",
+    "box_files",
+    "screen",
 }
 GRAPH = {"backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"}
 EXPORT = {
