@@ -93,3 +93,18 @@ def save_run(folder, network, config):
     save_checkpoint(network.parameters_dict(), checkpoint)
     save_config(folder, config, LABELS)
     return checkpoint
+
+
+def unmatched(own, found, class_names):
+    """How many of a Detector's detections are not among the entries of deploy's programs."""
+    left = list(found)
+    missing = 0
+    for box, score, label in zip(own.boxes_px, own.scores, own.labels):
+        for entry in left:
+            same = entry["class"] == class_names[label - 1] and abs(entry["score"] - score) < 2e-4
+            if same and np.abs(np.array(entry["box_xyxy_px"]) - box).max() < 0.05:
+                left.remove(entry)
+                break
+        else:
+            missing += 1
+    return missing
