@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sides that `benchmarks/run.py` compares, each run in a process of its own.
+
+A side takes a case and the folder with its weights and gives a function that does the work once
+and returns when it is done. Frameworks are imported inside, so that a process pays for one only.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
+
+import numpy as np
+
+from benchmarks.cases import Case
+
+CLASSES = 81
+POSITIVES = 12  # priors of each image that are objects, spread over all maps
+ONNX = "onnxruntime"
+Run = Callable[[], Any]
+
+
+class Network(NamedTuple):
+    """What is written and counted before timing."""
+
+    parameters: int
+    multiply_adds: int  # of one image, forward; convolutions and fully connected layers
+    priors: int
+
+
+def prepare(case: Case, folder: Path, onnx: bool) -> Network:
+    """Writes the weights of a case for all sides."""
+    import torch
+
+    networks = _tests_module("networks")
+    reference, ours = networks.pair(planes=256, **_options(case))
+    torch.save(reference.state_dict(), folder / f"{case.weights}.pth")
+    from src.checkpoint import save_checkpoint, save_config
+
+    home = folder / case.weights
+    save_config(home, _config(case))
+    save_checkpoint(ours.parameters_dict(), home / "weights.ckpt")
+    if onnx:
+        import export
+
+        arguments = ["--checkpoint_path", str(home / "weights.ckpt"), "--file_format", "ONNX"]
+        export.main([*arguments, "--output", str(home / f"batch{case.batch}.onnx")])
+    counted, priors = _count(reference, case.input_size)
+    return Network(sum(p.numel() for p in reference.parameters()), counted, priors)
+
+
+def pytorch(case: Case, folder: Path) -> Run:
+    """The reference network, with the official multibox loss and SGD."""
+    import torch
+
+    reference = _tests_module("reference_torch")
+    torch.set_num_threads(cores())
+    net = reference.M2Det(**_options(case))
+    net.load_state_dict(torch.load(folder / f"{case.weights}.pth", weights_only=True))
+    images = torch.from_numpy(_images(case))
+    if case.kind == "inference":
+        net.eval()
+
+        def infer() -> Any:
+            with torch.inference_mode():
+                return net(images)
+
+        return infer
+    net.train()
+    with torch.no_grad():
+        priors = net(images)[0].shape[1]
+    loc, labels = (torch.from_numpy(x) for x in _targets(case, priors))
+    optimizer = torch.optim.SGD(net.parameters(), 1e-6, momentum=0.9, weight_decay=5e-5)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        sum(reference.multibox_loss(*net(images), loc, labels.long())).backward()
+        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 4.0)
+        optimizer.step()
+        return float(norm)
+
+    return step
+
+
+def mindspore(case: Case, folder: Path) -> Run:
+    """This project, through the parts that train.py and eval.py put together."""
+    from mindspore import Tensor
+
+    from src.model import build_model
+    from src.priors import make_priors
+    from src.utils import load_weights, setup_device
+
+    setup_device("CPU")
+    config = _config(case)
+    net = build_model(config)
+    load_weights(net, folder / case.weights / "weights.ckpt")
+    images = Tensor(_images(case))
+    if case.kind == "inference":
+        net.set_train(False)
+        return lambda: [x.asnumpy() for x in net(images)]
+    from src.training_setup import build_optimizer_for, build_step
+
+    optimizer = build_optimizer_for(config, net, np.full(10_000, 1e-6))
+    step = build_step(config, net, optimizer, world_size=1, loss_scale=1.0)
+    batch = (images, *map(Tensor, _targets(case, len(make_priors(config)))), Tensor(np.float32(0)))
+    return lambda: [x.asnumpy() for x in step(*batch)]
+
+
+def onnxruntime(case: Case, folder: Path) -> Run:
+    """The exported network in ONNX Runtime."""
+    from src.exported import load_exported
+
+    network = load_exported(folder / case.weights / f"batch{case.batch}.onnx").network
+    images = _images(case)
+    return lambda: network(images)
+
+
+SIDES: Mapping[str, Callable[[Case, Path], Run]] = {
+    "pytorch": pytorch,
+    "mindspore": mindspore,
+    ONNX: onnxruntime,
+}
+
+
+def ceiling(side: int = 2048, rounds: int = 5) -> float:
+    """Multiply-adds a second of a large float32 matrix product: the best of `rounds`."""
+    import torch
+
+    torch.set_num_threads(cores())
+    a = torch.rand(side, side)
+    torch.mm(a, a)
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        torch.mm(a, a)
+        times.append(time.perf_counter() - start)
+    return side**3 / min(times)
+
+
+def cores() -> int:
+    """Threads for each side: OMP_NUM_THREADS, or the cores this process may use."""
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+
+
+def _tests_module(name: str) -> Any:
+    """The PyTorch M2Det and its conversion were written for the tests."""
+    folder = str(Path(__file__).resolve().parents[1] / "tests")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return __import__(name)
+
+
+def _options(case: Case) -> Dict[str, Any]:
+    return {
+        "backbone": case.backbone,
+        "input_size": case.input_size,
+        "num_levels": case.num_levels,
+        "num_classes": CLASSES,
+    }
+
+
+def _config(case: Case) -> Any:
+    from src.config import get_config
+
+    overrides = [f"model.{key}={value}" for key, value in _options(case).items()]
+    return get_config("m2det320_vgg16", overrides)
+
+
+def _images(case: Case) -> np.ndarray:
+    shape = (case.batch, 3, case.input_size, case.input_size)
+    return np.random.default_rng(0).normal(0, 50, shape).astype(np.float32)
+
+
+def _targets(case: Case, priors: int) -> Tuple[np.ndarray, np.ndarray]:
+    """(B, P, 4) offsets and (B, P) int32 labels."""
+    labels = np.zeros((case.batch, priors), np.int32)
+    labels[:, :: priors // POSITIVES] = 1 + np.arange(case.batch)[:, None]
+    offsets = np.random.default_rng(1).normal(0, 1, (case.batch, priors, 4))
+    return offsets.astype(np.float32), labels
+
+
+def _count(reference: Any, size: int) -> Tuple[int, int]:
+    """(multiply-adds, priors) of one image."""
+    import torch
+
+    counted = [0]
+
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        counted[0] += output.numel() * module.weight[0].numel()
+
+    kinds = (torch.nn.Conv2d, torch.nn.Linear)
+    hooks = [m.register_forward_hook(note) for m in reference.modules() if isinstance(m, kinds)]
+    with torch.inference_mode():
+        priors = reference.eval()(torch.zeros(1, 3, size, size))[0].shape[1]
+    for hook in hooks:
+        hook.remove()
+    return counted[0], priors
