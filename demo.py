@@ -18,10 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from src.box_files import WRITERS, Found
-from src.checkpoint import load_labels, resolve_config
 from src.detector import Detector
 from src.draw import draw_detections
 from src.images import ImageError
+from src.network_file import read_network_file
 from src.screen import Screen
 from src.sources import STDIN, Frames, Source, find_sources, listed_sources
 from src.utils import add_common_arguments, run_main, setup_device
@@ -59,12 +59,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     listed = STDIN in args.input
     sources = find_sources(text for text in args.input if text != STDIN)
     screen = Screen("M2Det") if args.show else None
-    config = resolve_config(args.config, args.set, args.checkpoint_path)
-    config = replace(config, test=replace(config.test, score_threshold=args.score_threshold))
     setup_device(args.device_target, args.device_id)
-    detector = Detector.from_checkpoint(
-        args.checkpoint_path, config, load_labels(args.checkpoint_path)
-    )
+    network = read_network_file(args.checkpoint_path, args.config, args.set)
+    test = replace(network.config.test, score_threshold=args.score_threshold)
+    detector = network.detector(replace(network.config, test=test))
     args.output.mkdir(parents=True, exist_ok=True)
     demo = Demo(detector, args.output, not args.no_pictures, screen)
     everything = itertools.chain(sources, listed_sources(sys.stdin) if listed else ())

@@ -15,13 +15,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-from src.checkpoint import Labels, load_labels, resolve_config, write_atomically
+from src.checkpoint import Labels, write_atomically
 from src.coco_utils import load_data
 from src.config import Config, to_json
 from src.detection_errors import judge_split
 from src.detector import STAGES, Detector
 from src.evaluation import detect_split
 from src.metrics import all_metrics, as_text
+from src.network_file import NetworkFile, read_network_file
 from src.partial_results import PartialResults, collect, settings_key
 from src.records import DetectionData
 from src.report_html import write_report
@@ -56,12 +57,13 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     """Returns the 12 COCO numbers; {} without ground truth and for ranks but the first."""
     args = parse_arguments(argv)
-    config = resolve_config(args.config, args.set, args.checkpoint_path)
     rank, ranks = setup_device(args.device_target, args.device_id, args.distribute)
+    network = read_network_file(args.checkpoint_path, args.config, args.set)
+    config = network.config
     level = logging.INFO if rank == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stdout)
     data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
-    detector = build_detector(args.checkpoint_path, config, data)
+    detector = build_detector(network, data)
     watch = Stopwatch(STAGES)
     began = time.monotonic()
     found = detect(detector, data, config, args, watch, rank, ranks)
@@ -95,16 +97,15 @@ class Found(NamedTuple):
     fresh: int
 
 
-def build_detector(path: Path, config: Config, data: DetectionData) -> Detector:
-    """The detector in a checkpoint; without labels.json its classes are those of the data."""
-    labels = load_labels(path)
-    if labels is None and config.model.num_classes != data.num_classes:
+def build_detector(network: NetworkFile, data: DetectionData) -> Detector:
+    """The detector in a file; where that does not name its classes they are those of the data."""
+    classes = network.config.model.num_classes
+    if network.labels is None and classes != data.num_classes:
         raise ValueError(
-            f"{path}: a network of {config.model.num_classes} classes with the background,"
+            f"{network.path}: a network of {classes} classes with the background,"
             f" but {data.annotation_path} has {data.num_classes}"
         )
-    labels = labels or Labels(data.class_names, data.category_ids)
-    return Detector.from_checkpoint(path, config, labels)
+    return network.detector(network.config, Labels(data.class_names, data.category_ids))
 
 
 def detect(

@@ -29,7 +29,7 @@ class StandIn:
 def run(monkeypatch, tmp_path):
     wanted = []
 
-    def from_checkpoint(path, config, labels):
+    def from_checkpoint(path, config, labels=None):
         wanted.append(config.test.score_threshold)
         return StandIn()
 

@@ -51,13 +51,13 @@ EXPORT = {
     "export_metadata",
     "export_onnx",
 }
-RUNTIME = {"callback", "trainer", "evaluation"}
+RUNTIME = {"callback", "trainer", "evaluation", "network_file"}
 ALLOWED = {
     **dict.fromkeys(PURE, PURE),
     **dict.fromkeys(DATA, PURE | DATA),
     **dict.fromkeys(GRAPH, PURE | DATA | GRAPH),
     **dict.fromkeys(EXPORT, PURE | DATA | GRAPH | EXPORT),
-    **dict.fromkeys(RUNTIME, PURE | DATA | GRAPH | RUNTIME),
+    **dict.fromkeys(RUNTIME, PURE | DATA | GRAPH | EXPORT | RUNTIME),
 }
 
 
