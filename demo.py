@@ -81,7 +81,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         path = WRITERS[name](args.output, demo.entries, detector.class_names)
         LOG.info("written: %s", path)
     boxes = sum(len(entry.scores) for entry in demo.entries)
-    LOG.info("%d found in %d pictures, %d inputs failed", boxes, len(demo.entries), demo.failed)
+    LOG.info("%d found in %d pictures; inputs failed: %d", boxes, len(demo.entries), demo.failed)
 
 
 def count_frames(sources: Sequence[Source], limit: int) -> Optional[int]:

@@ -64,6 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stdout)
     data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
     detector = build_detector(network, data)
+    report_views(detector)
     watch = Stopwatch(STAGES)
     began = time.monotonic()
     found = detect(detector, data, config, args, watch, rank, ranks)
@@ -159,6 +160,17 @@ def relevant(config: Config) -> str:
     """What of a configuration the detections depend on."""
     test = replace(config.test, batch_size=1)
     return to_json(Config(model=config.model, anchors=config.anchors, data=config.data, test=test))
+
+
+def report_views(detector: Detector) -> None:
+    """Says what looking at an image more than once costs."""
+    plan = detector.plan
+    views = plan.views(plan.base_size, plan.base_size)
+    times = sum(view.size**2 for view in views) / plan.base_size**2
+    if len(views) > 1:
+        LOG.info("%d views of each image: %.1f times the pixels of one", len(views), times)
+    if plan.tile_px:
+        LOG.info("and tiles of images larger than %d pixels", plan.tile_px)
 
 
 def progress(total: int) -> Callable[[int], None]:

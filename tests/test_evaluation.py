@@ -173,6 +173,13 @@ def test_everything_is_written_and_printed(main, tmp_path, capsys):
     assert "AP_small" in printed
 
 
+def test_the_cost_of_more_views_is_said(main, monkeypatch, caplog):
+    monkeypatch.setattr(evaluate, "build_detector", lambda *_: detector(flip=True))
+    with caplog.at_level(logging.INFO):
+        main()
+    assert "2 views of each image: 2.0 times the pixels of one" in caplog.text
+
+
 def test_an_interrupted_run_goes_on(main, tmp_path, monkeypatch, caplog):
     main()
     expected = (tmp_path / "out" / "detections.json").read_text()
