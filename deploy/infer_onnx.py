@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detect in images with a network that `export.py --outputs boxes (or detections)` wrote as ONNX.
+Needs onnxruntime, numpy and opencv-python-headless, and nothing else of this project.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+
+
+def load(path):
+    """The network as a function of one (1, ...) input, and what the file says of itself."""
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class for each kind, without a common one
+        raise ValueError(f"{path}: cannot be loaded: {error}") from None
+    about = json.loads(session.get_modelmeta().custom_metadata_map.get("m2det", "{}"))
+    if about.get("outputs") not in ("boxes", "detections"):
+        raise ValueError(f"{path}: not written by export.py --outputs boxes or detections")
+    return lambda inputs: session.run(None, {"images": inputs}), about
+
+
+def prepare(image, about):
+    """(1, S, S, 3) uint8 BGR or (1, 3, S, S) float32 minus mean, filled up to the batch size."""
+    resized = cv2.resize(image, (about["input_size"],) * 2, interpolation=cv2.INTER_LINEAR)
+    if about["input"] != "image":
+        resized = (resized.astype(np.float32) - np.float32(about["mean_bgr"])).transpose(2, 0, 1)
+    return np.ascontiguousarray(np.repeat(resized[None], about["batch_size"] or 1, axis=0))
+
+
+def suppress(boxes, scores, rule):
+    """Soft or hard NMS of (N, 4) boxes in pixels: indices and lowered scores, best first."""
+    left, lowered, kept = np.arange(len(scores)), scores.copy(), []
+    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)  # sizes count both edges
+    while len(left) and len(kept) < (rule["keep_per_class"] or len(scores)):
+        best = left[lowered[left].argmax()]
+        kept.append(best)
+        left = left[left != best]
+        low = np.maximum(boxes[best, :2], boxes[left, :2])
+        high = np.minimum(boxes[best, 2:], boxes[left, 2:])
+        inter = np.maximum(high - low + 1, 0).prod(1)
+        iou = inter / (areas[best] + areas[left] - inter)
+        factor = 1 - iou if rule["method"] == "linear" else 0
+        weight = np.where(iou > rule["iou_threshold"], factor, 1)
+        if rule["method"] == "gaussian":
+            weight = np.exp(-iou * iou / rule["sigma"])
+        lowered[left] *= weight.astype(np.float32)
+        left = left[(iou <= 0) | (lowered[left] >= rule["lowest_score"])]
+    return np.array(kept, int), lowered[kept]
+
+
+def select(boxes, scores, rule):
+    """Detections from (P, 4) boxes in pixels and (P, C - 1) scores: boxes, scores, classes."""
+    rows, classes = np.nonzero(scores > rule["score_threshold"])
+    boxes, scores = boxes[rows], scores[rows, classes]
+    groups = np.zeros_like(classes) if rule["class_agnostic"] else classes
+    found = [(np.zeros(0, int), np.zeros(0, np.float32))]
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        index, lowered = suppress(boxes[members], scores[members], rule)
+        found.append((members[index], lowered))
+    index, scores = (np.concatenate(part) for part in zip(*found))
+    order = np.argsort(-scores, kind="stable")[: rule["topk"] or None]
+    return boxes[index[order]], scores[order], classes[index[order]]
+
+
+def detect(run, about, image):
+    """The image's detections, best first, as entries for JSON; boxes in its own pixels."""
+    outputs, rule = run(prepare(image, about)), about["postprocess"]
+    scale = np.tile(np.float32(image.shape[1::-1]), 2)
+    if about["outputs"] == "detections":  # NMS is done, of every image in the batch
+        boxes, scores, labels, image_index = outputs
+        order = np.argsort(-scores, kind="stable")
+        order = order[image_index[order] == 0][: rule["topk"] or None]
+        boxes, scores, classes = boxes[order] * scale, scores[order], labels[order] - 1
+    else:
+        boxes, scores, classes = select(outputs[0][0] * scale, outputs[1][0], rule)
+    names, boxes = about["class_names"], boxes.astype(float).round(2).tolist()
+    found = zip((names[c] for c in classes), scores.astype(float).round(4).tolist(), boxes)
+    return [dict(zip(("class", "score", "box_xyxy_px"), row)) for row in found]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("network", type=Path)
+    parser.add_argument("images", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, default=Path("detections"))
+    args = parser.parse_args()
+    run, about = load(args.network)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for path in args.images:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as annotated
+        image = cv2.imdecode(data, flags) if len(data) else None
+        if image is None:
+            raise ValueError(f"{path}: not an image")
+        found = detect(run, about, image)
+        text = json.dumps({"image": str(path), "detections": found}, indent=1) + "\n"
+        (args.output / f"{path.stem}.json").write_text(text, encoding="utf-8")
+        for entry in reversed(found):  # the best on top
+            x1, y1, x2, y2 = (int(v) for v in np.clip(entry["box_xyxy_px"], -9999, 9999))
+            cv2.rectangle(image, (x1, y1), (x2, y2), (0, 200, 0), 2)
+            text = f"{entry['class']} {entry['score']:.2f}"
+            cv2.putText(image, text, (max(x1, 0), max(y1 - 4, 12)), 0, 0.5, (0, 0, 255))
+        cv2.imwrite(str(args.output / f"{path.stem}.png"), image)
+        print(f"{path}: {len(found)} found")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deploy/: programs of their own that find what the Detector finds."""
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from exporting import LABELS, unmatched
+from test_imports import imported
+
+from src.detector import Detector, cell_network
+from src.export_check import decoded, hard_nms_of, network_outputs
+from src.exported import load_exported
+from src.images import read_image
+from src.postprocess import Detections, PostProcessor
+from src.priors import make_priors
+from src.transforms import to_input
+
+pytestmark = pytest.mark.usefixtures("device")
+
+DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+PROGRAMS = {
+    "mindir boxes image folded": "infer_mindir.py",
+    "onnx boxes": "infer_onnx.py",
+    "onnx detections folded": "infer_onnx.py",
+}
+
+
+def load_program(name):
+    spec = importlib.util.spec_from_file_location(name[:-3], DEPLOY / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def programs(exports):
+    """Program, network and metadata of each case."""
+    found = {}
+    for case, name in PROGRAMS.items():
+        module = load_program(name)
+        found[case] = (module, *module.load(exports.path(case)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def photographs(coco_tiny):
+    paths = sorted((coco_tiny / "val2017").glob("*.jpg"))
+    assert len(paths) == 80
+    return [read_image(str(path)) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def detected(exports, photographs):
+    """What the Detector finds in each photograph."""
+    network = cell_network(exports.network)
+    detector = Detector.from_network(network, exports.config, LABELS, "net")
+    return [detector(image) for image in photographs]
+
+
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS.values())))
+def test_a_program_is_short_and_stands_alone(name):
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 120
+    runtime = {"infer_mindir.py": "mindspore", "infer_onnx.py": "onnxruntime"}[name]
+    allowed = {"argparse", "json", "sys", "pathlib", "cv2", "numpy", runtime}
+    names, parts = imported(DEPLOY / name)
+    assert names <= allowed
+    assert not parts
+
+
+@pytest.mark.parametrize("case", [case for case in PROGRAMS if "boxes" in case])
+def test_the_same_boxes_as_the_detector(case, programs, photographs, detected):
+    module, run, about = programs[case]
+    total = missing = 0
+    for image, own in zip(photographs, detected):
+        found = module.detect(run, about, image)
+        total += len(own)
+        missing += unmatched(own, found, LABELS.class_names)
+    assert total > 800  # the network finds something wherever it looks
+    assert missing <= total * 1e-3, f"{missing} of {total}"
+
+
+@pytest.mark.parametrize("case", ["mindir raw any", "onnx raw image"])
+def test_the_same_boxes_from_raw_files(case, exports, photographs, detected):
+    """As eval.py uses them: loaded for a Detector, four images at a time."""
+    file = load_exported(exports.path(case))
+    detector = Detector.from_network(file.network, file.config, file.labels, case)
+    missing = 0
+    for own, found in zip(detected, detector.many(photographs, 4)):
+        entries = [
+            {"class": LABELS.class_names[label - 1], "score": score, "box_xyxy_px": box}
+            for box, score, label in zip(found.boxes_px, found.scores, found.labels)
+        ]
+        missing += unmatched(own, entries, LABELS.class_names) + abs(len(own) - len(found))
+    assert missing <= sum(map(len, detected)) * 1e-3, missing
+
+
+def test_nms_in_the_file(programs, exports, photographs):
+    """Against NumPy's hard NMS of the network's own outputs."""
+    module, run, about = programs["onnx detections folded"]
+    limits = {"score_threshold": 0.1, "iou_threshold": 0.45, "keep_per_class": 50}
+    for image in photographs[:5]:
+        small = cv2.resize(image, (64, 64))
+        inputs = to_input(small, exports.config.data.mean_bgr)[None]
+        raw = network_outputs(exports.network, inputs)
+        boxes, scores, labels, _ = hard_nms_of(
+            *decoded(*raw, make_priors(exports.config)), **limits
+        )
+        boxes = boxes * np.tile(np.float32(image.shape[1::-1]), 2)
+        found = module.detect(run, about, image)
+        assert len(scores) > 5
+        own = Detections(boxes, scores, labels)
+        assert unmatched(own, found, LABELS.class_names) == 0
+        assert len(found) == len(own)
+        best_first = [entry["score"] for entry in found]
+        assert best_first == sorted(best_first, reverse=True)
+
+
+RULES = {
+    "linear": {},
+    "gaussian": {"method": "gaussian", "sigma": 0.3},
+    "hard": {"method": "hard", "iou_threshold": 0.45},
+    "together": {"class_agnostic": True, "topk": 7},
+    "few": {"keep_per_class": 3},
+    "all": {"keep_per_class": 0, "lowest_score": 0.05},
+}
+
+
+@pytest.mark.parametrize("name", ["infer_mindir.py", "infer_onnx.py"])
+@pytest.mark.parametrize("rule", RULES)
+def test_post_processing_follows_the_rule(name, rule):
+    """Random boxes, through the project's own post-processing and the program's."""
+    rng = np.random.default_rng(5)
+    priors = np.concatenate([rng.uniform(0.2, 0.8, (300, 2)), rng.uniform(0.1, 0.5, (300, 2))], 1)
+    post = PostProcessor(priors.astype(np.float32), **RULES[rule])
+    loc = rng.normal(0, 0.5, (300, 4)).astype(np.float32)
+    logits = rng.normal(0, 1.5, (300, 5)).astype(np.float32)
+    own = post(loc, logits, 300, 200)
+    boxes, scores = decoded(loc, logits, post.priors)
+    values = {f.name: getattr(post, f.name) for f in dataclasses.fields(post)}
+    scale = np.array([300, 200, 300, 200], np.float32)
+    found = load_program(name).select(boxes * scale, scores, values)
+    np.testing.assert_allclose(found[0], own.boxes_px, atol=1e-3)
+    np.testing.assert_allclose(found[1], own.scores, atol=1e-5)
+    np.testing.assert_array_equal(found[2] + 1, own.labels)
+
+
+@pytest.mark.parametrize("case", ["mindir boxes image folded", "onnx detections folded"])
+def test_on_the_command_line(case, exports, tmp_path, monkeypatch, capsys):
+    image = np.random.default_rng(0).integers(0, 255, (50, 90, 3))
+    cv2.imwrite(str(tmp_path / "a b.png"), image)
+    module = load_program(PROGRAMS[case])
+    arguments = [
+        str(exports.path(case)),
+        str(tmp_path / "a b.png"),
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    module.main()
+    entry = json.loads((tmp_path / "o" / "a b.json").read_text())
+    assert set(entry["detections"][0]) == {"class", "score", "box_xyxy_px"}
+    assert entry["detections"][0]["class"] in LABELS.class_names
+    assert cv2.imread(str(tmp_path / "o" / "a b.png")).shape == (50, 90, 3)
+    assert f"{len(entry['detections'])} found" in capsys.readouterr().out
+
+
+def test_the_mindir_alone_is_enough(exports, tmp_path):
+    case = "mindir boxes image folded"
+    shutil.copy(exports.path(case), tmp_path / "alone.mindir")
+    _, about = load_program(PROGRAMS[case]).load(tmp_path / "alone.mindir")
+    assert about["class_names"] == list(LABELS.class_names)
+
+
+@pytest.mark.parametrize("name", ["infer_mindir.py", "infer_onnx.py"])
+def test_what_is_no_network_for_them(name, exports, tmp_path):
+    module = load_program(name)
+    ending = ".mindir" if "mindir" in name else ".onnx"
+    path = tmp_path / f"n{ending}"
+    path.write_bytes(b"nothing of the kind" * 99)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        module.load(path)
+    raw = next(c for c in ("mindir raw any", "onnx raw image") if c.startswith(ending[1:]))
+    with pytest.raises(ValueError, match=r"not written by export\.py --outputs boxes"):
+        module.load(exports.path(raw))
+
+
+def test_an_error_is_one_line_and_exit_code_2(exports, tmp_path):
+    """onnxruntime starts in a moment; the other program ends the same way."""
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    path = exports.path("onnx boxes")
+    for arguments in ([path, tmp_path / "empty.jpg"], [path, tmp_path / "gone.jpg"], ["x", "y"]):
+        command = [sys.executable, str(DEPLOY / "infer_onnx.py"), *map(str, arguments)]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 2
+        assert result.stderr.startswith("error: ")
+        assert len(result.stderr.splitlines()) == 1
