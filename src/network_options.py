@@ -85,6 +85,8 @@ def synchronise_batch_norm(model: nn.Cell, world_size: int) -> None:
                 parent._cells[name] = synchronised
                 for parameter, own in zip(child.get_parameters(), names):
                     parameter.name = own
+        if isinstance(parent, nn.SequentialCell):
+            parent.cell_list = list(parent.cells())  # what it runs
 
 
 def use_float16(model: nn.Cell, level: str) -> nn.Cell:

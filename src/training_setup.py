@@ -191,10 +191,10 @@ def build_scorer(
 
 def milestones(rates: np.ndarray, steps_per_epoch: float) -> List[str]:
     """A line for the first step, the last, and each at which the schedule turns."""
-    change = np.diff(rates.astype(np.float64))
-    bends = np.flatnonzero(np.abs(np.diff(change)) > 0.05 * max(float(rates.max()), 1e-12)) + 2
-    peak = int(rates.argmax())
-    steps = sorted({0, peak, len(rates) - 1, *bends.tolist()})
-    # a jump is two bends side by side; the step before it says nothing new
-    shown = [s for s in steps if s + 1 not in steps or s == 0]
-    return [f"epoch {s / steps_per_epoch:.2f} step {s + 1}: lr {rates[s]:.3e}" for s in shown]
+    table = rates.astype(np.float64)
+    change = np.abs(np.diff(table))
+    # a drop by a tenth or more, after which the rate stays or changes far less
+    jumps = (change[:-1] > 0.1 * table[:-2]) & (change[:-1] > 5 * change[1:])
+    turns = [s + 1 for s in np.flatnonzero(jumps).tolist() if s + 1 > int(table.argmax())]
+    steps = sorted({0, int(table.argmax()), *turns, len(table) - 1})
+    return [f"epoch {s / steps_per_epoch:.2f} step {s + 1}: lr {rates[s]:.3e}" for s in steps]

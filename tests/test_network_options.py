@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from src.network_options import (
+    SyncBatchNorm,
+    freeze,
+    running_statistics,
+    synchronise_batch_norm,
+    use_float16,
+)
+
+pytestmark = pytest.mark.usefixtures("device")
+
+
+def block():
+    return nn.SequentialCell(nn.Conv2d(3, 4, 1, has_bias=True), nn.BatchNorm2d(4), nn.ReLU())
+
+
+class Net(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.backbone = block()
+        self.head = nn.Conv2d(4, 2, 1)
+        self.norm = nn.BatchNorm2d(2)
+
+    def construct(self, x):
+        return self.norm(self.head(self.backbone(x)))
+
+
+class Cubes(nn.Cell):
+    def __init__(self, net):
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+    def construct(self, x):
+        return (self.net(x) ** 3).sum()
+
+
+def trainable(net):
+    return sorted(p.name for p in net.trainable_params())
+
+
+HEAD = ["head.weight", "norm.beta", "norm.gamma"]
+BACKBONE = ["backbone.0.bias", "backbone.0.weight"]
+BACKBONE_NORM = ["backbone.1.beta", "backbone.1.gamma"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "batch_norm", "expected", "moving"),
+    [
+        (False, "none", [*BACKBONE, *BACKBONE_NORM, *HEAD], ["backbone.1", "norm"]),
+        (True, "none", HEAD, ["norm"]),
+        (False, "backbone", [*BACKBONE, *HEAD], ["norm"]),
+        (False, "all", [*BACKBONE, "head.weight"], []),
+        (True, "all", ["head.weight"], []),
+    ],
+)
+def test_what_is_left_to_train(backbone, batch_norm, expected, moving):
+    net = Net()
+    freeze(net, backbone, batch_norm)
+    assert trainable(net) == sorted(expected)
+    names = [p.name for p in running_statistics(net)]
+    assert names == [f"{n}.moving_{x}" for n in moving for x in ("mean", "variance")]
+
+
+def test_frozen_batch_norm_normalises_by_its_statistics_in_training():
+    norm = nn.BatchNorm2d(2)
+    owner = nn.Cell()
+    owner.backbone = nn.SequentialCell(norm)
+    freeze(owner, batch_norm="all")
+    norm.moving_mean.set_data(Tensor([1.0, 2.0], ms.float32))
+    owner.set_train()
+    x = np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)
+    found = owner.backbone(Tensor(x)).asnumpy()
+    np.testing.assert_allclose(found, x - np.array([1, 2]).reshape(1, 2, 1, 1), atol=1e-4)
+    assert norm.moving_mean.asnumpy().tolist() == [1, 2]
+
+
+def test_synchronised_batch_norm_on_one_rank_is_batch_norm(monkeypatch):
+    monkeypatch.setattr(ops, "AllReduce", lambda op: nn.Identity())
+    plain, changed = Net(), Net()
+    names = dict(changed.parameters_dict())
+    for name, parameter in plain.parameters_dict().items():
+        names[name].set_data(Tensor(parameter.asnumpy()))
+    synchronise_batch_norm(changed, 1)
+    assert set(changed.parameters_dict()) == set(names)
+    kinds = [type(c) for _, c in changed.cells_and_names() if isinstance(c, nn.BatchNorm2d)]
+    assert kinds == [SyncBatchNorm] * 2
+    x = Tensor(np.random.default_rng(0).normal(1, 2, (3, 3, 5, 5)).astype(np.float32))
+    results = []
+    for net in (plain, changed):
+        net.set_train()
+        gradient = ops.value_and_grad(Cubes(net), 0)
+        results.append([value.asnumpy() for value in gradient(x)])
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
+    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-3)
+    for name, parameter in plain.parameters_dict().items():
+        found = changed.parameters_dict()[name].asnumpy()
+        np.testing.assert_allclose(found, parameter.asnumpy(), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("level", ["O2", "O3"])
+def test_float16_keeps_parameters_and_their_names(level):
+    net = Net()
+    names = list(net.parameters_dict())
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    expected = net.set_train(False)(Tensor(x)).asnumpy()
+    cell = use_float16(net, level)
+    assert list(net.parameters_dict()) == names
+    assert all(p.dtype == ms.float32 for p in net.get_parameters())
+    found = cell.set_train(False)(Tensor(x)).asnumpy().astype(np.float32)
+    assert 0 < np.abs(found - expected).max() < 0.02
+    assert use_float16(net, "O0") is net

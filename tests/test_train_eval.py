@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from src import train_eval
+from src.callback import CheckpointSaver, StepReport
+from src.checkpoint import read_checkpoint
+from src.ema import Ema
+from src.train_eval import Evaluation, SplitScorer, gather
+
+pytestmark = pytest.mark.usefixtures("device")
+
+
+def report(step, epoch, ended=True, total=99):
+    return StepReport(step, total, epoch, ended, 1.0, 1.0, 1.0, 0.1, 4, 0.0)
+
+
+class Scores:
+    """Gives the next AP each time, and remembers the weight it saw."""
+
+    def __init__(self, weight, values):
+        self.weight, self.values, self.seen = weight, list(values), []
+
+    def __call__(self):
+        self.seen.append(float(self.weight.asnumpy()[0]))
+        value = self.values.pop(0)
+        return None if value is None else {"AP": value, "AP50": 2 * value}
+
+
+def make(tmp_path, values, patience=0, every=1, ema=False):
+    weight = Parameter(Tensor(np.array([5.0], np.float32)), name="w")
+    average = Ema([weight], 0.9) if ema else None
+    if average:
+        average.averages[0].set_data(Tensor(np.array([3.0], np.float32)))
+    scores = Scores(weight, values)
+    evaluation = Evaluation(scores, every, patience, lambda: {"w": weight}, average)
+    saver = CheckpointSaver(tmp_path, "net", dict, dict, 1, 1)
+    rows = []
+    evaluation.watch(saver, lambda step, epoch, numbers: rows.append((step, epoch, numbers)))
+    return evaluation, scores, rows, saver
+
+
+def best(saver):
+    return float(read_checkpoint(saver.best_path)["w"].asnumpy()[0])
+
+
+def test_every_second_epoch_and_the_last_step(tmp_path):
+    evaluation, _, rows, _ = make(tmp_path, [0.1, 0.2, 0.3], every=2)
+    for step in range(1, 6):
+        evaluation.on_step(report(step, step, total=5))
+    assert [step for step, _, _ in rows] == [2, 4, 5]
+    evaluation.on_step(report(6, 6, ended=False))
+    assert len(rows) == 3
+
+
+def test_the_best_is_kept_and_patience_ends_the_run(tmp_path):
+    evaluation, scores, _, saver = make(tmp_path, [0.2, 0.1, 0.3, 0.3, 0.25], patience=2)
+    enough = []
+    for step in range(1, 6):
+        scores.weight.set_data(Tensor(np.array([10.0 * step], np.float32)))
+        evaluation.on_step(report(step, step))
+        enough.append(evaluation.enough)
+    assert enough == [False, False, False, False, True]
+    assert evaluation.best == 0.3
+    assert best(saver) == 30  # the first of two equals
+
+
+def test_the_average_is_scored_too_and_may_be_the_best(tmp_path):
+    evaluation, scores, rows, saver = make(tmp_path, [0.2, 0.4, 0.6, 0.5], ema=True)
+    evaluation.on_step(report(1, 1))
+    assert scores.seen == [5.0, 3.0]
+    assert rows[0][2] == {"AP": 0.2, "AP50": 0.4, "AP_ema": 0.4, "AP50_ema": 0.8}
+    assert best(saver) == 3
+    evaluation.on_step(report(2, 2))
+    assert best(saver) == 5
+
+
+def test_given_up_scorings_change_nothing(tmp_path):
+    evaluation, _, rows, saver = make(tmp_path, [None, 0.1, None], patience=1, ema=True)
+    evaluation.on_step(report(1, 1))
+    evaluation.on_step(report(2, 2))
+    assert not rows
+    assert not evaluation.enough
+    assert not saver.best_path.exists()
+
+
+def test_resuming(tmp_path):
+    evaluation, *_ = make(tmp_path, [0.4, 0.1], patience=2)
+    evaluation.on_step(report(1, 1))
+    evaluation.on_step(report(2, 2))
+    other, _, _, saver = make(tmp_path / "other", [0.3], patience=2)
+    other.restore(evaluation.state())
+    other.on_step(report(3, 3))
+    assert other.enough
+    assert not saver.best_path.exists()
+
+
+class Model:
+    training = True
+
+    def set_train(self, mode):
+        self.training = mode
+
+
+def scorer(monkeypatch, outcome, stopping=lambda: False):
+    """A scorer whose detector does `outcome(indices)`; results are counted instead of scored."""
+    model = Model()
+
+    def detect_split(detector, data, indices, category_ids, keep, **sizes):
+        assert not model.training
+        outcome(list(indices))
+        keep([1, 2], [[{"x": 1}], [{"x": 2}, {"x": 3}]])
+
+    monkeypatch.setattr(train_eval, "detect_split", detect_split)
+    monkeypatch.setattr(train_eval, "score_coco", lambda data, results: ({"AP": len(results)}, {}))
+    data = type("Data", (), {"records": range(5)})
+    return model, SplitScorer(model, object, data, (1,), stopping=stopping)
+
+
+def test_a_scorer_leaves_the_network_in_training(monkeypatch):
+    seen = []
+    model, score = scorer(monkeypatch, seen.extend)
+    assert score() == {"AP": 3}
+    assert seen == [0, 1, 2, 3, 4]
+    assert model.training
+
+
+def test_outputs_that_are_not_finite_are_no_score(monkeypatch, caplog):
+    def fail(indices):
+        raise ValueError("loc holds NaN")
+
+    model, score = scorer(monkeypatch, fail)
+    assert score() is None
+    assert "loc holds NaN" in caplog.text
+    assert model.training
+
+
+def test_a_scorer_gives_up_when_the_run_is_to_stop(monkeypatch):
+    seen = []
+    _, score = scorer(monkeypatch, seen.extend, stopping=lambda: True)
+    assert score() is None
+    assert not seen
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_values_of_all_ranks_by_sums(monkeypatch, rank):
+    """The other ranks' summands are made by hand: their lengths, then their text in its place."""
+    values = [{"a": [1.5, "é"]}, [], {"b": None}]
+    texts = ['{"a": [1.5, "\\u00e9"]}', "[]", '{"b": null}']
+    steps = [
+        np.zeros(3),
+        np.array([len(t) for t in texts]),
+        np.frombuffer("".join(texts).encode(), "u1"),
+    ]
+    sums = iter(steps)
+
+    class Sum:
+        def __init__(self, op):
+            pass
+
+        def __call__(self, own):
+            total, own = next(sums), own.asnumpy()
+            assert set(np.flatnonzero(own)) <= set(np.flatnonzero(total))
+            assert (own[own != 0] == total[own != 0]).all()
+            return Tensor(total.astype(np.float32))
+
+    monkeypatch.setattr(train_eval.ops, "AllReduce", Sum)
+    assert gather(values[rank], rank, 3) == values

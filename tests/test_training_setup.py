@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from src.config import get_config
+from src.lr_scheduler import learning_rates
+from src.training_setup import (
+    batch_warning,
+    build_loss_scale,
+    build_schedule,
+    images_per_step,
+    milestones,
+)
+
+
+def config(*overrides):
+    return get_config("m2det512_vgg16", [f"train.{text}" for text in overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "warned"),
+    [
+        (["per_batch_size=32"], 1, False),
+        (["per_batch_size=33"], 1, True),
+        (["per_batch_size=7"], 8, False),  # scaled with the ranks, as in the model zoo
+        (["per_batch_size=7", "scale_lr=false"], 8, True),
+        (["per_batch_size=8", "accumulate=5"], 1, True),
+        (["per_batch_size=33"], 8, True),
+    ],
+)
+def test_a_warning_beyond_the_known_range(overrides, ranks, warned):
+    assert (batch_warning(config(*overrides), ranks) is not None) == warned
+
+
+def test_linear_scaling_with_the_ranks():
+    one = build_schedule(config("per_batch_size=8", "total_epochs=100"), 80, 1)
+    two = build_schedule(config("per_batch_size=4", "total_epochs=100"), 80, 2)
+    assert len(one) == len(two) == 1000
+    assert one[60:].tolist() == pytest.approx((two[60:] / 2).tolist())
+    fixed = build_schedule(config("per_batch_size=4", "total_epochs=100", "scale_lr=false"), 80, 2)
+    np.testing.assert_array_equal(fixed, one)
+
+
+def test_parts_count_as_one_step():
+    assert images_per_step(config("per_batch_size=2", "accumulate=3"), 4) == 24
+    assert (
+        len(build_schedule(config("per_batch_size=2", "accumulate=4", "total_epochs=10"), 16, 1))
+        == 20
+    )
+
+
+def test_milestones_are_where_the_schedule_turns():
+    rates = learning_rates(1.0, 100, 10, 2, (5, 8), (0.1,))
+    assert milestones(rates, 10) == [
+        "epoch 0.00 step 1: lr 1.000e-06",
+        "epoch 2.00 step 21: lr 1.000e+00",
+        "epoch 5.00 step 51: lr 1.000e-01",
+        "epoch 8.00 step 81: lr 1.000e-02",
+        "epoch 9.90 step 100: lr 1.000e-02",
+    ]
+    cosine = milestones(learning_rates(1.0, 100, 10, 0, schedule="cosine", gamma=(1.0,)), 10)
+    assert [line.split(":")[0] for line in cosine] == ["epoch 0.00 step 1", "epoch 9.90 step 100"]
+
+
+def test_where_the_loss_scale_starts():
+    assert build_loss_scale(config()) is None
+    assert build_loss_scale(config("amp_level=O2")).scale == 65536
+    fixed = get_config("m2det_tiny", ["train.amp_level=O3", "optimizer.loss_scale=1024"])
+    assert build_loss_scale(fixed).scale == 1024
