@@ -124,7 +124,7 @@ def detect(
     parts = [args.output / "partial" / f"rank_{number}.jsonl" for number in range(ranks)]
     part = PartialResults(parts[rank], key)
     own = range(rank, len(data.records), ranks)
-    left = [index for index in own if data.records[index].image_id not in part.results]
+    left = [index for index in own if data.records[index].image_id not in part.done]
     if len(left) < len(own):
         LOG.info("going on: %d of %d images were done before", len(own) - len(left), len(own))
     report = progress(len(left))

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Sequence
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Set
 
 from src.records import DetectionData
 
@@ -58,10 +58,10 @@ class PartialResults:
     def __init__(self, path: Path, key: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.results: Dict[int, List[Mapping[str, Any]]] = {}  # by image id
+        self.done: Set[int] = set()  # ids of the images whose results are there
         lines, size = _read(path, key)
         for line in lines:
-            self.results.update(_by_image(line))
+            self.done.update(line.get("images", ()))
         if size:
             os.truncate(path, size)  # what an interruption left half written
         else:
@@ -70,7 +70,7 @@ class PartialResults:
 
     def append(self, image_ids: Sequence[int], results: Sequence[List[Mapping[str, Any]]]) -> None:
         """Keeps the results of each of some images."""
-        self.results.update(zip(image_ids, results))
+        self.done.update(image_ids)
         self._write({"images": list(image_ids), "results": list(results)})
 
     def finish(self, run: str) -> None:
@@ -94,12 +94,8 @@ def collect(paths: Sequence[Path], key: str, run: str, poll_seconds: float = 0.2
             time.sleep(poll_seconds)
             lines, _ = _read(path, key)
         for line in lines:
-            merged.update(_by_image(line))
+            merged.update(zip(line.get("images", ()), line.get("results", ())))
     return merged
-
-
-def _by_image(line: Mapping[str, Any]) -> Dict[int, List[Mapping[str, Any]]]:
-    return dict(zip(line.get("images", ()), line.get("results", ())))
 
 
 def _read(path: Path, key: str) -> Any:

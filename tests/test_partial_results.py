@@ -13,20 +13,26 @@ from tests.datasets import coco_content, write_coco, write_image
 ROW = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}
 
 
+def results_of(path, key):
+    """What a part holds, by image id."""
+    PartialResults(path, key).finish("a run")
+    return collect([path], key, "a run")
+
+
 def test_goes_on_where_it_was(tmp_path):
     path = tmp_path / "deep" / "part.jsonl"
     PartialResults(path, "key").append([1, 2], [[ROW], []])
     again = PartialResults(path, "key")
-    assert again.results == {1: [ROW], 2: []}
+    assert again.done == {1, 2}
     again.append([3], [[ROW, ROW]])
-    assert PartialResults(path, "key").results == {1: [ROW], 2: [], 3: [ROW, ROW]}
+    assert results_of(path, "key") == {1: [ROW], 2: [], 3: [ROW, ROW]}
 
 
 def test_another_key_starts_anew(tmp_path):
     path = tmp_path / "part.jsonl"
     PartialResults(path, "one").append([1], [[ROW]])
-    assert PartialResults(path, "two").results == {}
-    assert PartialResults(path, "one").results == {}  # and nothing of the old one is left
+    assert results_of(path, "two") == {}
+    assert results_of(path, "one") == {}  # and nothing of the old one is left
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])
@@ -39,9 +45,9 @@ def test_a_line_cut_off_is_forgotten(tmp_path, cut):
     with open(path, "r+b") as file:
         file.truncate(size + cut)
     again = PartialResults(path, "key")
-    assert again.results == {1: [ROW]}
+    assert again.done == {1}
     again.append([3], [[]])
-    assert PartialResults(path, "key").results == {1: [ROW], 3: []}
+    assert results_of(path, "key") == {1: [ROW], 3: []}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\n", b"[]\n", b'{"key": "other"}\n{}\n'])
@@ -49,9 +55,9 @@ def test_a_damaged_file_is_started_anew(tmp_path, content):
     path = tmp_path / "part.jsonl"
     path.write_bytes(content)
     part = PartialResults(path, "key")
-    assert part.results == {}
+    assert part.done == set()
     part.append([1], [[]])
-    assert PartialResults(path, "key").results == {1: []}
+    assert results_of(path, "key") == {1: []}
 
 
 def test_ranks_are_waited_for_and_merged(tmp_path):
