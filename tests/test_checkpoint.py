@@ -105,6 +105,45 @@ def test_damaged_files(saved, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_200_flipped_bits_and_20_truncations_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "net.ckpt"
+    content = {f"layer.{n}.weight": Tensor(rng.normal(size=(40, 9))) for n in range(8)}
+    save_checkpoint({**content, "state/run": Tensor(np.arange(200, dtype=np.uint8))}, path)
+    good = path.read_bytes()
+    damaged = [bytearray(good) for _ in range(200)]
+    for raw, bit in zip(damaged, rng.choice(8 * len(good), 200, replace=False)):
+        raw[bit // 8] ^= 1 << (bit % 8)
+    damaged += [bytearray(good[:end]) for end in rng.choice(len(good), 20, replace=False)]
+    accepted = []
+    for number, raw in enumerate(damaged):
+        path.write_bytes(raw)
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+        else:
+            accepted.append(number)
+    assert not accepted
+    path.write_bytes(good)
+    assert len(read_checkpoint(path)) == 9
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(saved, monkeypatch):
+    _net, path = saved
+    before = path.read_bytes()
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("Failed to save the checkpoint.\n[Errno 28] No space left on device")
+
+    monkeypatch.setattr(ms, "save_checkpoint", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_checkpoint(Small().parameters_dict(), path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
 def test_missing_file_and_bad_ending(tmp_path):
     with pytest.raises(CheckpointError, match="not found"):
         read_checkpoint(tmp_path / "none.ckpt")
