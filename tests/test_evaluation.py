@@ -3,6 +3,7 @@
 
 import json
 import logging
+import time
 import zipfile
 
 import cv2
@@ -17,7 +18,7 @@ from src.detector import STAGES, Detector, PostProcessor
 from src.evaluation import detect_split
 from src.records import DataError
 from src.stopwatch import Stopwatch
-from src.views import ViewPlan
+from src.views import ViewPlan, view_input
 from tests.datasets import coco_content, voc_xml, write_coco, write_voc
 
 CENTRES = (np.arange(4) + 0.5) / 4
@@ -114,6 +115,25 @@ def test_every_stage_is_timed(root):
     run(load_data(root, "val"), watch=watch)
     assert all(seconds > 0 for seconds in watch.seconds.values())
     assert set(watch.rates(COUNT)) == {"load", "preprocess", "network", "decode", "nms"}
+
+
+def test_stages_run_at_the_same_time(root, monkeypatch):
+    """Reading, network and post-processing that only wait take as long as the slowest of them."""
+    pause = 0.03
+    slow = detector()
+
+    def waits(function):
+        def call(*args, **options):
+            time.sleep(pause)
+            return function(*args, **options)
+
+        return call
+
+    monkeypatch.setattr("src.evaluation.view_input", waits(view_input))
+    slow.network, slow.finish = waits(slow.network), waits(slow.finish)
+    began = time.perf_counter()
+    detect_split(slow, load_data(root, "val"), range(COUNT), (3, 7), lambda *_: None)
+    assert time.perf_counter() - began < 0.75 * 3 * COUNT * pause  # one after the other: 3 x
 
 
 def test_an_unreadable_image_is_reported_and_has_no_detections(root, caplog):
