@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detections drawn onto an image. NumPy and OpenCV only."""
 
+import unicodedata
 from typing import Optional, Sequence, Tuple
 
 import cv2
@@ -47,9 +48,19 @@ def draw_detections(
     corners = [_draw_frame(picture, boxes_px[index], int(labels[index])) for index in order]
     for index, corner in zip(order, corners):  # after all frames, so that none crosses a name
         label = int(labels[index])
-        text = class_names[label - 1] + (f" {scores[index]:.2f}" if given else "")
+        text = _drawable(class_names[label - 1]) + (f" {scores[index]:.2f}" if given else "")
         _draw_text(picture, corner, text, label)
     return picture
+
+
+def _drawable(name: str) -> str:
+    """`name` in the letters that OpenCV's fonts have: accents dropped, others as question marks."""
+    plain = unicodedata.normalize("NFKD", name)
+    return (
+        "".join(c for c in plain if not unicodedata.combining(c))
+        .encode("ascii", "replace")
+        .decode()
+    )
 
 
 def _check(

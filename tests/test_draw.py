@@ -56,6 +56,12 @@ def test_ground_truth_has_a_name_and_no_score():
     np.testing.assert_array_equal(draw_detections(_grey(), BOXES, [1], None, ["cat 1.00"]), scored)
 
 
+def test_names_beyond_ascii_are_drawn_without_accents():
+    plain = draw_detections(_grey(), BOXES, [1], None, ["naive ?"])
+    accented = draw_detections(_grey(), BOXES, [1], None, ["na\u00efve \u732b"])
+    np.testing.assert_array_equal(accented, plain)
+
+
 def test_best_score_is_on_top():
     boxes = np.repeat(BOXES, 2, axis=0)
     for scores, expected in (([0.9, 0.1], 1), ([0.1, 0.9], 2)):

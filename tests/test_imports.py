@@ -41,6 +41,7 @@ DATA = {
     "sources",
     "box_files",
     "screen",
+    "inside",
 }
 GRAPH = {"backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"}
 EXPORT = {
