@@ -3,6 +3,10 @@
 
 What msrun alone leaves open: a free port, signals handed on to the ranks, the exit code of the rank
 that failed with its last words, and nothing left running afterwards.
+
+For several hosts it is started on each of them, with the same `MASTER_ADDR` (the address of the
+first), `NNODES` (their number) and `MASTER_PORT` (8118 unless set) in the environment, and a
+`NODE_RANK` from 0.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
@@ -26,6 +31,8 @@ FAILED_SECONDS = 3.0  # the same when one has failed: the scheduler would wait m
 POLL_SECONDS = (0.1, 1.0)  # at first, so that ranks that fail at once are seen; and later
 POLL_CHANGE_SECONDS = 30.0
 LAST_LINES = 20
+# Seconds after which MindSpore gives up a host without a sign of life; its own 300 are too many.
+LOST_HOST = {"MS_NODE_TIMEOUT": "60", "MS_RECEIVE_MSG_TIMEOUT": "100"}
 # msrun's announcements, and what MindSpore logs at its end whatever level is asked for
 _NOISE = re.compile(r"Start (scheduler|worker) process |\[INFO\] DISTRIBUTED\(")
 _FAILED = re.compile(r"Worker process (\d+) exit with exception. Error code: (-?\d+)")
@@ -38,18 +45,57 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def msrun_command(ranks: int, port: int, log_dir: Path, script: Sequence[str]) -> List[str]:
+@dataclass(frozen=True)
+class Hosts:
+    """The machines of a run, and which of them this is."""
+
+    count: int = 1
+    number: int = 0
+    address: str = "127.0.0.1"  # of the first
+    port: int = 0  # 0: any that is free, which only one host can know
+
+
+def hosts_from(environment: Mapping[str, str]) -> Hosts:
+    """`NNODES`, `NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT`.
+
+    Raises:
+        ValueError: one of them is missing or no number that fits.
+    """
+    count = _number(environment, "NNODES", 1, "1")
+    if count == 1:
+        return Hosts()
+    number = _number(environment, "NODE_RANK", 0)
+    if number >= count:
+        raise ValueError(f"NODE_RANK must be below NNODES ({count}), not {number}")
+    address = environment.get("MASTER_ADDR")
+    if not address:
+        raise ValueError(f"MASTER_ADDR, the first host's address, must be set for {count} hosts")
+    return Hosts(count, number, address, _number(environment, "MASTER_PORT", 1, "8118"))
+
+
+def _number(environment: Mapping[str, str], name: str, least: int, default: str = "") -> int:
+    text = environment.get(name) or default
+    if not text:
+        raise ValueError(f"{name} must be set where there are several hosts (NNODES)")
+    if not text.isdigit() or int(text) < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {text!r}")
+    return int(text)
+
+
+def msrun_command(ranks: int, hosts: Hosts, log_dir: Path, script: Sequence[str]) -> List[str]:
     """The command line that starts `ranks` copies of a Python script (path and arguments)."""
+    several = [f"--node_rank={hosts.number}"] if hosts.count > 1 else []
     return [
         *(sys.executable, "-m", "mindspore.parallel.cluster.run"),
-        *(f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={port}"),
-        *("--join=True", f"--log_dir={log_dir}", "--tail_worker_log=0"),
-        *("python3", *script),
+        *(f"--worker_num={ranks * hosts.count}", f"--local_worker_num={ranks}"),
+        *(f"--master_addr={hosts.address}", f"--master_port={hosts.port or free_port()}"),
+        *(*several, "--join=True", f"--log_dir={log_dir}"),
+        *(f"--tail_worker_log={ranks * hosts.number}", "python3", *script),
     ]
 
 
 def rank_environment(environment: Mapping[str, str]) -> Dict[str, str]:
-    """`environment` in which the ranks' python3 is this interpreter.
+    """`environment` in which the ranks' python3 is this interpreter, and a lost host is noticed.
 
     Raises:
         FileNotFoundError: there is no python3 beside it; msrun takes no path.
@@ -58,7 +104,7 @@ def rank_environment(environment: Mapping[str, str]) -> Dict[str, str]:
     if not (folder / "python3").exists():
         raise FileNotFoundError(f"{folder}/python3: not found, msrun needs it")
     path = f"{folder}{os.pathsep}{environment.get('PATH', '')}"
-    return {**environment, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**LOST_HOST, **environment, "PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def exit_code(code: int) -> int:
@@ -213,12 +259,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.ranks < 1:
         parser.error("--ranks must be at least 1")
     script = [args.script, *args.arguments]
-    command = msrun_command(args.ranks, free_port(), args.log_dir, script)
     try:
+        command = msrun_command(args.ranks, hosts_from(os.environ), args.log_dir, script)
         args.log_dir.mkdir(parents=True, exist_ok=True)
         print(f"{args.ranks} rank(s), logs in {args.log_dir}", flush=True)
         return Launcher(command, args.log_dir).run()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"src.launch: {error}", file=sys.stderr)
         return 2
 

@@ -37,9 +37,11 @@ def start(
     more: Sequence[str] = (),
     ranks: int = 1,
     environment: Optional[Dict[str, str]] = None,
+    phase: Optional[str] = None,
 ) -> "subprocess.Popen[str]":
-    """train.py on one rank, or through the launcher on several."""
-    script = [str(ROOT / "train.py"), *flags(data, out, settings), *more]
+    """train.py on one rank, or through the launcher on several; `phase`: of engine_phase.py."""
+    script = [str(ROOT / "tests" / "engine_phase.py"), phase] if phase else [str(ROOT / "train.py")]
+    script += [*flags(data, out, settings), *more]
     if ranks > 1:
         launch = ["-m", "src.launch", "--ranks", str(ranks), "--log_dir", str(out / "logs")]
         script = [*launch, *script, "--distribute"]

@@ -123,3 +123,38 @@ def test_no_python3_beside_the_interpreter(tmp_path, monkeypatch, capsys):
     assert "python3: not found" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         launch.main(["--ranks", "0", *argv[2:]])
+
+
+def test_one_host_takes_any_port():
+    assert launch.hosts_from({"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "7"}) == launch.Hosts()
+    words = launch.msrun_command(3, launch.Hosts(), Path("logs"), ["train.py", "-x"])
+    assert {"--worker_num=3", "--local_worker_num=3", "--tail_worker_log=0"} <= set(words)
+    assert words[-3:] == ["python3", "train.py", "-x"]
+    assert not any(word.startswith("--node_rank") for word in words)
+
+
+def test_the_second_of_three_hosts():
+    environment = {"NNODES": "3", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}
+    hosts = launch.hosts_from(environment)
+    assert hosts == launch.Hosts(3, 1, "10.0.0.1", 8118)
+    assert launch.hosts_from({**environment, "MASTER_PORT": "9000"}).port == 9000
+    words = launch.msrun_command(4, hosts, Path("logs"), ["train.py"])
+    expected = {"--worker_num=12", "--local_worker_num=4", "--node_rank=1", "--tail_worker_log=4"}
+    assert expected | {"--master_addr=10.0.0.1", "--master_port=8118"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"NNODES": "x"}, "NNODES"),
+        ({"NNODES": "0"}, "NNODES"),
+        ({"NODE_RANK": ""}, "NODE_RANK must be set"),
+        ({"NODE_RANK": "2"}, "below NNODES"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR"),
+        ({"MASTER_PORT": "-1"}, "MASTER_PORT"),
+    ],
+)
+def test_hosts_that_do_not_fit(changes, named):
+    environment = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", **changes}
+    with pytest.raises(ValueError, match=named):
+        launch.hosts_from(environment)

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 # 10 images, 4 a step: 5 steps; the epoch ends within the third.
 SETTINGS = (
     *("train.total_epochs=2", "train.scale_lr=false", "train.freeze_batch_norm=all"),
-    *("train.save_steps=3", "train.eval_epochs=2", "train.ema=0.5"),
+    *("train.save_steps=1", "train.keep_checkpoints=9", "train.eval_epochs=2"),
+    "train.ema=0.5",
 )
 
 
@@ -38,13 +39,15 @@ def two(data, tmp_path_factory):
 def test_two_ranks_train_like_one_with_twice_the_batch(two, data, tmp_path):
     finish(start(data, tmp_path, [*SETTINGS, "train.per_batch_size=4"]))
     one = tmp_path / "m2det_tiny"
-    first, second = (contents(f / f"{PREFIX}-2_5.ckpt") for f in (one, two))
+    first, second = (contents(f / f"{PREFIX}-0_1.ckpt") for f in (one, two))
     moved = 0.0
     for name, value in first.items():
         if name != "state/run":
-            bound = 1e-5 * max(1.0, float(np.abs(value).max()))
-            np.testing.assert_allclose(second[name], value, rtol=0, atol=bound, err_msg=name)
-            moved = max(moved, float(np.abs(value).max()) if "moments" in name else 0.0)
+            largest = float(np.abs(value).max())
+            np.testing.assert_allclose(second[name], value, rtol=0, atol=1e-5, err_msg=name)
+            if "moments" in name:  # the gradients
+                bound, moved = 1e-4 * largest, max(moved, largest)
+                np.testing.assert_allclose(second[name], value, rtol=0, atol=bound, err_msg=name)
     assert moved > 0.01
     # the losses in the log are those of both ranks, and every image is scored once
     rows = [[row for row in read_log(f) if "loss" in row] for f in (one, two)]
