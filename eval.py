@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from dataclasses import asdict, replace
@@ -26,12 +27,13 @@ from src.network_file import NetworkFile, read_network_file
 from src.partial_results import PartialResults, collect, settings_key
 from src.records import DetectionData
 from src.report_html import write_report
-from src.scoring import SCORERS, category_ids_for, coco_score
+from src.scoring import SCORERS, category_ids_for, coco_score, find_scorer
 from src.stopwatch import Stopwatch
 from src.submission import write_submission
 from src.utils import add_common_arguments, run_main, setup_device
 
 LOG = logging.getLogger("m2det.eval")
+PARTS = "partial"  # folder in the output for what is done so far
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -63,6 +65,8 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     level = logging.INFO if rank == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stdout)
     data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
+    if data.annotated:
+        find_scorer(args.scorer)  # that it is missing should not show after hours
     detector = build_detector(network, data)
     report_views(detector)
     watch = Stopwatch(STAGES)
@@ -72,13 +76,27 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
         return {}
     speed = report_speed(watch, found.fresh, time.monotonic() - began, ranks)
     write_atomically(args.output / "detections.json", json.dumps(found.results))
-    if not data.annotated:
+    if data.annotated:
+        totals = score(data, found.results, speed, args, config)
+    else:
+        totals = {}
         name = args.name or config.experiment_tag
         print(f"written: {write_submission(args.output, found.results, data.split, name)}")
-        return {}
-    score = coco_score(data, found.results, args.scorer)
-    errors = judge_split(data, found.results, args.score_threshold)
-    metrics = {**all_metrics(score, data, found.results, errors), "images_per_second": speed}
+    shutil.rmtree(args.output / PARTS, ignore_errors=True)  # not before: a run may end in between
+    return totals
+
+
+def score(
+    data: DetectionData,
+    results: Sequence[Mapping[str, Any]],
+    speed: Mapping[str, float],
+    args: argparse.Namespace,
+    config: Config,
+) -> Dict[str, float]:
+    """Writes and prints everything that can be said with ground truth; the 12 COCO numbers."""
+    scored = coco_score(data, results, args.scorer)
+    errors = judge_split(data, results, args.score_threshold)
+    metrics = {**all_metrics(scored, data, results, errors), "images_per_second": speed}
     write_atomically(args.output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     print(as_text(metrics))
     names = ["detections.json", "metrics.json"]
@@ -88,7 +106,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
         settings = {"checkpoint": str(args.checkpoint_path), **asdict(config)}
         write_report(args.output / names[-1], data, metrics, errors, settings, title)
     print(f"written: {', '.join(str(args.output / name) for name in names)}")
-    return score.totals
+    return scored.totals
 
 
 class Found(NamedTuple):
@@ -121,7 +139,7 @@ def detect(
     """This rank's share of the split, each image once; the results of all ranks on the first."""
     category_ids = category_ids_for(detector.class_names, data)
     key = settings_key([args.checkpoint_path], relevant(config), data, ranks)
-    parts = [args.output / "partial" / f"rank_{number}.jsonl" for number in range(ranks)]
+    parts = [args.output / PARTS / f"rank_{number}.jsonl" for number in range(ranks)]
     part = PartialResults(parts[rank], key)
     own = range(rank, len(data.records), ranks)
     left = [index for index in own if data.records[index].image_id not in part.done]
@@ -149,9 +167,6 @@ def detect(
     if rank:
         return Found([], len(left))
     merged = collect(parts, key, run)
-    for path in parts:
-        path.unlink()
-    parts[0].parent.rmdir()
     rows = [entry for record in data.records for entry in merged[record.image_id]]
     return Found(rows, len(left))
 

@@ -145,7 +145,7 @@ def coco_score(
                 f"{data.annotation_path}: no image {entry['image_id']}, which was detected on"
             )
     found = dict(truth, annotations=_numbered(results))
-    coco, evaluator = _scorer(scorer)
+    coco, evaluator = find_scorer(scorer)
     with contextlib.redirect_stdout(io.StringIO()):
         run = evaluator(_coco(coco, truth), _coco(coco, found), "bbox")
         run.evaluate()
@@ -160,8 +160,12 @@ def coco_score(
     )
 
 
-def _scorer(name: str) -> Tuple[Any, Any]:
-    """The classes that hold annotations and that score them."""
+def find_scorer(name: str) -> Tuple[Any, Any]:
+    """The classes that hold annotations and that score them.
+
+    Raises:
+        ValueError: an unknown scorer, or one that is not installed.
+    """
     if name == "pycocotools":
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval

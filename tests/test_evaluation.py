@@ -226,6 +226,22 @@ def test_an_interrupted_run_goes_on(main, tmp_path, monkeypatch, caplog):
     assert not (tmp_path / "out" / "partial").exists()
 
 
+def test_what_is_done_is_kept_until_everything_is_written(main, tmp_path, monkeypatch, caplog):
+    def fails(*_):
+        raise OSError("no space left")
+
+    (tmp_path / "out" / "partial").mkdir(parents=True)
+    (tmp_path / "out" / "partial" / "rank_5.jsonl").write_text("of a run with more ranks")
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluate, "coco_score", fails)
+        with pytest.raises(OSError, match="no space left"):
+            main()
+    with caplog.at_level(logging.INFO):
+        assert main()["AP"] == pytest.approx(1.0)
+    assert "11 of 11 images were done before" in caplog.text
+    assert not (tmp_path / "out" / "partial").exists()
+
+
 def test_a_split_without_ground_truth_becomes_a_submission(main, root, tmp_path):
     content = coco_content(["a.png"])
     del content["annotations"]
