@@ -10,7 +10,8 @@ usage() {
 usage: bash scripts/run_export.sh DEVICE_ID CHECKPOINT_PATH [FLAGS]
   DEVICE_ID        number of the GPU; 0 on the CPU
   CHECKPOINT_PATH  .ckpt; the config.json beside it says what network it is
-  FLAGS            handed to export.py, e.g. --file_format ONNX --output m2det.onnx
+  FLAGS            handed to export.py, e.g. --file_format ONNX --output m2det.onnx,
+                   --inputs image --outputs boxes --batch_size 0 --fold_batchnorm
 DEVICE_TARGET=CPU|GPU|Ascend chooses the device, BACKGROUND=1 detaches, PYTHON is the interpreter.
 The log is logs/export.log.
 TEXT

@@ -25,9 +25,15 @@ def random_network(*overrides):
     """A network in evaluation mode and its configuration."""
     config = get_config("m2det_tiny", [*SMALL, *overrides])
     network = build_model(config).set_train(False)
+    randomise(network)
+    return network, config
+
+
+def randomise(network):
+    """Weights and statistics that let signals through with about the strength they come in."""
     rng = np.random.default_rng(1)
     for name, parameter in network.parameters_dict().items():
-        values = rng.normal(0, 1, parameter.shape)
+        values = rng.standard_normal(parameter.shape, np.float32)
         if name.endswith("moving_variance"):
             values = np.abs(values) + 0.5
         elif values.ndim == 4:
@@ -37,7 +43,6 @@ def random_network(*overrides):
         else:
             values *= 0.1
         parameter.set_data(ms.Tensor(values.astype(np.float32)))
-    return network, config
 
 
 def images_for(config, batch):
