@@ -19,6 +19,7 @@ from src.coco_utils import load_data
 from src.config import Config
 from src.ema import Ema, EmaUpdate
 from src.model import build_model
+from src.network_options import share_weights
 from src.progress import Bar, LogLines, Progress
 from src.records import DetectionData
 from src.resume import Resumable, load_fitting
@@ -160,6 +161,8 @@ class Job:
         if self.args.finetune:
             for line in load_fitting(model, Path(self.args.finetune)):
                 LOG.info("%s", line)
+        if self.world_size > 1 and self.config.random_seed is None:
+            share_weights(model, self.rank)
         setup.prepare_network(self.config, model, self.world_size)
         return model
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Trains on several devices of this machine, one process (rank) each, through msrun.
+# Trains on several devices, of this machine or of several, one process (rank) each, through msrun.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -9,11 +9,13 @@ usage() {
   cat <<'TEXT'
 usage: bash scripts/run_distributed_train_gpu.sh RANK_SIZE DEVICE_START PRETRAINED_BACKBONE \
          DATASET_PATH [FLAGS]
-  RANK_SIZE            number of ranks
+  RANK_SIZE            number of ranks on this machine
   DEVICE_START         first GPU; the ranks take this one and those after it; 0 on the CPU
   PRETRAINED_BACKBONE  .ckpt made by convert_vgg.sh, or none
   DATASET_PATH         COCO or Pascal VOC folder
   FLAGS                handed to train.py, e.g. --config m2det320_vgg16 --set train.lr=1e-3
+With several machines, run this on each, with the same MASTER_ADDR (address of the first), NNODES
+(how many) and MASTER_PORT (8118 unless set), and NODE_RANK from 0. The data set must lie on each.
 DEVICE_TARGET=CPU|GPU|Ascend chooses the devices, BACKGROUND=1 detaches, PYTHON is the interpreter.
 The log is logs/train.log, those of the ranks are logs/train-DATE-TIME-PID/worker_RANK.log.
 TEXT

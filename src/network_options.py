@@ -4,6 +4,7 @@
 from typing import Iterator, List, Tuple
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 
@@ -97,3 +98,11 @@ def use_float16(model: nn.Cell, level: str) -> nn.Cell:
         level: "O2" keeps BatchNorm in float32, "O3" does not; "O0" changes nothing.
     """
     return model if level == "O0" else ms.amp.auto_mixed_precision(model, level)
+
+
+def share_weights(model: nn.Cell, rank: int) -> None:
+    """Give every rank the weights of the first, as where no seed makes them the same."""
+    total = ops.AllReduce(ops.ReduceOp.SUM)
+    for parameter in model.get_parameters():
+        own = parameter.asnumpy() if rank == 0 else np.zeros(parameter.shape, np.float32)
+        parameter.set_data(Tensor(total(Tensor(own)).asnumpy(), parameter.dtype))

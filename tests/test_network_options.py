@@ -8,6 +8,7 @@ from src.network_options import (
     SyncBatchNorm,
     freeze,
     running_statistics,
+    share_weights,
     synchronise_batch_norm,
     use_float16,
 )
@@ -100,6 +101,19 @@ def test_synchronised_batch_norm_on_one_rank_is_batch_norm(monkeypatch):
     for name, parameter in plain.parameters_dict().items():
         found = changed.parameters_dict()[name].asnumpy()
         np.testing.assert_allclose(found, parameter.asnumpy(), rtol=1e-5, err_msg=name)
+
+
+def test_all_ranks_begin_with_the_weights_of_the_first(monkeypatch):
+    first, second = Net(), Net()
+    sent = []
+    monkeypatch.setattr(ops, "AllReduce", lambda op: lambda x: sent.append(x) or x)
+    share_weights(first, 0)
+    values = iter([x.asnumpy() for x in sent])
+    sum_of_two = lambda x: Tensor(x.asnumpy() + next(values))  # noqa: E731
+    monkeypatch.setattr(ops, "AllReduce", lambda op: sum_of_two)
+    share_weights(second, 1)
+    for name, parameter in second.parameters_dict().items():
+        np.testing.assert_array_equal(parameter.asnumpy(), first.parameters_dict()[name].asnumpy())
 
 
 @pytest.mark.parametrize("level", ["O2", "O3"])
