@@ -58,6 +58,8 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
         ms.set_device(target) if distribute else ms.set_device(target, device_id)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
+        if target == "GPU":
+            reason = f"`python -m src.check_device` says what is missing ({reason})"
         raise ValueError(f"device {target} {device_id} cannot be used: {reason}") from None
     if not distribute:
         return 0, 1
