@@ -64,7 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     test = replace(network.config.test, score_threshold=args.score_threshold)
     detector = network.detector(replace(network.config, test=test))
     args.output.mkdir(parents=True, exist_ok=True)
-    demo = Demo(detector, args.output, not args.no_pictures, screen)
+    demo = Demo(detector, args.output, args.score_threshold, not args.no_pictures, screen)
     everything = itertools.chain(sources, listed_sources(sys.stdin) if listed else ())
     total = None if listed else count_frames(sources, args.limit)
     try:
@@ -99,14 +99,21 @@ class Demo:
     Args:
         detector: called with each picture.
         folder: for pictures and videos.
+        lowest: score below which a box is left out; soft-NMS lowers scores.
         draw: whether to make them.
         screen: shows what is drawn, or None.
     """
 
     def __init__(
-        self, detector: Detector, folder: Path, draw: bool = True, screen: Optional[Screen] = None
+        self,
+        detector: Detector,
+        folder: Path,
+        lowest: float,
+        draw: bool = True,
+        screen: Optional[Screen] = None,
     ) -> None:
-        self.detector, self.folder, self.draw, self.screen = detector, folder, draw, screen
+        self.detector, self.folder, self.lowest = detector, folder, lowest
+        self.draw, self.screen = draw, screen
         self.entries: List[Found] = []
         self.failed = 0
         self._taken: Set[str] = set()
@@ -138,10 +145,12 @@ class Demo:
 
     def _look(self, frames: Frames, stem: str, image: np.ndarray, frame: int) -> Found:
         found = self.detector(image)
+        best = found.scores >= self.lowest
+        boxes_px, labels, scores = found.boxes_px[best], found.labels[best], found.scores[best]
         picture = ""
         if self.draw or self.screen:
             names = self.detector.class_names
-            drawn = draw_detections(image, found.boxes_px, found.labels, found.scores, names)
+            drawn = draw_detections(image, boxes_px, labels, scores, names)
             if self.draw:
                 picture = f"{stem}.{'png' if frame < 0 else 'mp4'}"
                 self._write(self.folder / picture, drawn, frame, frames.fps)
@@ -150,7 +159,7 @@ class Demo:
         name = stem if frame < 0 else f"{stem}_{frame:06}"
         height, width = image.shape[:2]
         where = (frames.source.name, frame, picture, name, width, height)
-        self.entries.append(Found(*where, found.boxes_px, found.scores, found.labels))
+        self.entries.append(Found(*where, boxes_px, scores, labels))
         return self.entries[-1]
 
     def _write(self, path: Path, drawn: np.ndarray, frame: int, fps: float) -> None:

@@ -82,6 +82,13 @@ def test_pictures_and_json(run, tmp_path):
     assert (cv2.imread(str(tmp_path / "out" / "b.png")) == 90).all()
 
 
+def test_boxes_below_the_threshold_are_left_out(run, tmp_path):
+    """The detector's own threshold comes before NMS, which lowers scores further."""
+    path = _write(tmp_path / "in" / "a.png", 40, 60)
+    assert len(run("--input", path, "--score_threshold", "0.75")[0][0]["detections"]) == 1
+    assert run("--input", path, "--score_threshold", "0.76")[0][0]["detections"] == []
+
+
 def test_same_name_in_two_folders(run, tmp_path):
     paths = [_write(tmp_path / folder / "a.png", 10, 20) for folder in ("one", "two", "three")]
     entries, _ = run("--input", *paths)
