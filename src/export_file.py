@@ -82,18 +82,17 @@ def export_network(
         OSError: the file cannot be written.
     """
     metadata = describe(config, labels, request, weights_sha256(network))
-    size, batches = config.model.input_size, request.checked_batches
-    images = noise(max(batches), size)
+    batches = request.checked_batches
+    images = noise(max(batches), config.model.input_size)
     expected = network_outputs(network, as_inputs(images, "tensor", config.data.mean_bgr))
     if request.outputs != "raw":
         expected = decoded(*expected, make_priors(config))
     form = build_export_form(network, config, request.inputs, request.outputs, request.fold)
     inputs = as_inputs(images, request.inputs, config.data.mean_bgr)
-    # Not in the folder of the output: MindSpore takes few characters in paths, and closes the
-    # folder to others.
+    # Not in the output's folder: MindSpore takes few characters in paths, and closes it to others.
     with tempfile.TemporaryDirectory(prefix="export") as folder:
         draft = Path(folder) / f"network{request.ending}"
-        write(form, request, size, draft, json.dumps(metadata))
+        write(form, request, config.model.input_size, draft, json.dumps(metadata))
         differences = compare_file(draft, inputs, expected, batches)
         worst = max(difference.relative for difference in differences)
         if not worst <= TOLERANCE[request.kind]:
@@ -123,6 +122,8 @@ def write(form: nn.Cell, request: Request, size: int, draft: Path, metadata: str
         ms.export(form, example, file_name=str(draft), file_format=request.kind, **options)
     except Exception as error:  # MindSpore raises many kinds
         raise ExportError(f"cannot be exported as {request.kind}: {one_line(error)}") from None
+    if not draft.is_file():
+        raise ExportError("the network is above 1 GB, which MindSpore writes as many files")
     draft.chmod(0o600)  # MindSpore leaves it read-only
     if onnx:
         names = ("loc", "logits") if request.outputs == "raw" else ("boxes", "scores")

@@ -146,7 +146,7 @@ def append_nms(
     """
     onnx = import_onnx()
     model = onnx.load(str(path))
-    graph, make = model.graph, onnx.helper.make_node
+    graph = model.graph
     _rename(graph, {"boxes": "all_boxes", "scores": "all_scores"})
     most = keep_per_class or np.iinfo(np.int32).max
     values = {
@@ -159,28 +159,35 @@ def append_nms(
     }
     for name, array in values.items():
         graph.initializer.append(onnx.numpy_helper.from_array(array, f"nms/{name}"))
-    limits = ["nms/most", "nms/iou_threshold", "nms/score_threshold"]
-    graph.node.extend(
-        [
-            make("Transpose", ["all_scores"], ["nms/scores"], perm=[0, 2, 1]),
-            make("NonMaxSuppression", ["all_boxes", "nms/scores", *limits], ["nms/found"]),
-            make("GatherND", ["nms/scores", "nms/found"], ["scores"]),
-            make("Gather", ["nms/found", "nms/0_and_2"], ["nms/rows"], axis=1),
-            make("GatherND", ["all_boxes", "nms/rows"], ["boxes"]),
-            make("Gather", ["nms/found", "nms/1"], ["nms/classes"], axis=1),
-            make("Add", ["nms/classes", "nms/1"], ["labels"]),
-            make("Gather", ["nms/found", "nms/0"], ["image_index"], axis=1),
-        ]
-    )
-    floats, integers = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    graph.node.extend(_nms_nodes(onnx))
     del graph.output[:]
-    graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, kind, shape)
-        for name, kind, shape in (
-            ("boxes", floats, ["found", 4]),
-            ("scores", floats, ["found"]),
-            ("labels", integers, ["found"]),
-            ("image_index", integers, ["found"]),
-        )
-    )
+    graph.output.extend(_detections(onnx))
     save(model, path)
+
+
+def _nms_nodes(onnx: Any) -> List[Any]:
+    """From "all_boxes" and "all_scores" to the outputs; each row found is (image, class, prior)."""
+    make = onnx.helper.make_node
+    limits = ["nms/most", "nms/iou_threshold", "nms/score_threshold"]
+    return [
+        make("Transpose", ["all_scores"], ["nms/scores"], perm=[0, 2, 1]),
+        make("NonMaxSuppression", ["all_boxes", "nms/scores", *limits], ["nms/found"]),
+        make("GatherND", ["nms/scores", "nms/found"], ["scores"]),
+        make("Gather", ["nms/found", "nms/0_and_2"], ["nms/rows"], axis=1),
+        make("GatherND", ["all_boxes", "nms/rows"], ["boxes"]),
+        make("Gather", ["nms/found", "nms/1"], ["nms/classes"], axis=1),
+        make("Add", ["nms/classes", "nms/1"], ["labels"]),
+        make("Gather", ["nms/found", "nms/0"], ["image_index"], axis=1),
+    ]
+
+
+def _detections(onnx: Any) -> List[Any]:
+    """What the outputs of a file that ends in NMS are."""
+    floats, integers = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    make = onnx.helper.make_tensor_value_info
+    return [
+        make("boxes", floats, ["found", 4]),
+        make("scores", floats, ["found"]),
+        make("labels", integers, ["found"]),
+        make("image_index", integers, ["found"]),
+    ]

@@ -16,6 +16,7 @@ from src.export_cells import build_export_form
 from src.export_check import compare, hard_nms_of
 from src.export_file import ExportError, write
 from src.export_metadata import Request, labels_for
+from src.export_onnx import append_nms
 from src.exported import file_sha256
 
 onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
@@ -48,6 +49,7 @@ def test_a_file_comes_with_its_metadata_inside_and_beside(case, exports):
 
 @pytest.mark.parametrize("case", CASES)
 def test_differences_are_printed_and_small(case, exports):
+    exports.path(case)
     lines = exports.printed[case].strip().splitlines()
     assert lines[-1].startswith("written: ")
     batches = [line.split(":")[0] for line in lines[:-1]]
@@ -116,6 +118,23 @@ def test_a_file_that_differs_is_not_kept(exports, tmp_path, monkeypatch):
     monkeypatch.setitem(export_file.TOLERANCE, "ONNX", -1)
     with pytest.raises(ExportError, match="differs from the network by"):
         run(exports, tmp_path / "n.onnx", "--file_format", "ONNX")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nms_that_differs_is_not_kept(exports, tmp_path, monkeypatch):
+    def other(path, **limits):
+        append_nms(path, **{**limits, "iou_threshold": 0.9})
+
+    monkeypatch.setattr(export_file, "append_nms", other)
+    with pytest.raises(ValueError, match="its NMS differs"):
+        run(exports, tmp_path / "n.onnx", "--file_format", "ONNX", "--outputs", "detections")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_mindspore_would_write_as_many_files(exports, tmp_path, monkeypatch):
+    monkeypatch.setattr("mindspore.train.serialization.TOTAL_SAVE", 1)
+    with pytest.raises(ExportError, match="above 1 GB"):
+        run(exports, tmp_path / "n.mindir")
     assert not list(tmp_path.iterdir())
 
 
