@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may go wrong around a run: full disk, read-only folder, dead data worker; and its memory."""
+
+import os
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from engine_runs import PREFIX, contents, finish, left_running, start, wait_for
+
+from src.callback import list_checkpoints
+from src.run_log import read_log
+from src.shapes import write_dataset
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    write_dataset(folder, (("train2017", 8),), seed=0)
+    return folder
+
+
+def mount(folder, size):
+    """A file system of its own at `folder`."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mount: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    mount(folder, "120m")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=False)
+
+
+def error_line(printed):
+    lines = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in printed
+    assert len(lines) == 1, printed
+    return lines[0]
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(data, small_disk):
+    """A checkpoint of this network is some 90 MB."""
+    settings = ["train.per_batch_size=4", "train.total_epochs=50"]
+    line = error_line(finish(start(data, small_disk, settings), 2))
+    assert "cannot be written" in line
+    assert "space" in line.lower()
+    saved = list_checkpoints(small_disk / "m2det_tiny", PREFIX)
+    assert saved
+    for path in saved:
+        assert contents(path)["state/global_step"] > 0
+    assert not [p for p in (small_disk / "m2det_tiny").iterdir() if p.name.startswith(".")]
+
+
+def test_a_read_only_folder_is_one_line(data, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    line = error_line(finish(start(data, small_disk, ["train.per_batch_size=4"]), 2))
+    assert str(small_disk) in line
+
+
+def test_a_dead_data_worker_ends_the_run(data, tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core: the data worker is a thread")
+    settings = ["train.per_batch_size=4", "train.total_epochs=1000", "train.num_workers=2"]
+    process = start(data, tmp_path, settings, phase="worker")
+    assert int(wait_for(process, "PHASE-BEGINS").split()[1]) >= 2
+    began = time.monotonic()
+    line = error_line(finish(process, 2, timeout=60))
+    assert "the data pipeline failed in step" in line
+    print(f"ended after {time.monotonic() - began:.1f} s: {line}")
+    assert not left_running(str(tmp_path))
+
+
+def test_memory_stays(data, tmp_path):
+    """Less than 2 % more resident memory from step 200 to step 2,000."""
+    settings = ["train.per_batch_size=2", "train.total_epochs=500", "train.save_epochs=100"]
+    finish(start(data, tmp_path, settings, ("--log_interval", "50")), timeout=3000)
+    rows = {row["step"]: row["memory_mb"] for row in read_log(tmp_path / "m2det_tiny")}
+    early = np.median([rows[step] for step in range(200, 400, 50)])
+    late = np.median([rows[step] for step in range(1800, 2000, 50)])
+    print(f"resident memory: {early:.0f} MB at 200 to 350 steps, {late:.0f} MB at 1,800 to 1,950")
+    assert late < 1.02 * early
