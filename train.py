@@ -130,7 +130,7 @@ class Job:
         step = setup.build_step(config, model, optimizer, world_size, scale)
         batches = setup.build_batches(config, self.data, start, len(rates), self.rank, world_size)
         if self.args.dry_run:
-            self.show(model, rates, next(batches))
+            self.show(model, rates, next(batches) if start < len(rates) else ())
             batches.close()
             return
         run = Run(

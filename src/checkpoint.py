@@ -140,7 +140,8 @@ def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
         raise OSError(f"checkpoint {path} cannot be written: {reason}") from None
     finally:
         logging.disable(logging.NOTSET)
-        temporary.unlink(missing_ok=True)
+        for left in (temporary, temporary.with_suffix(".tmp")):  # the latter is MindSpore's own
+            left.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:
