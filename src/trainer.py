@@ -3,7 +3,9 @@
 
 import contextlib
 import math
+import multiprocessing
 import re
+import signal
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
@@ -128,20 +130,24 @@ def train(
                 callback.on_step(report)
             if bad_steps >= run.max_bad_steps:
                 raise BadSteps(step + 1, bad_steps, batch[3])
-            _stop_if_asked(values[4], run, report)
+            _stop_if_asked(values[4], run, report, source)
             if run.enough():
                 break
     for callback in run.callbacks:
         callback.on_end()
 
 
-def _stop_if_asked(stop: float, run: Run, report: StepReport) -> None:
-    """Several ranks stop at the step at which the first of them was told to."""
+def _stop_if_asked(stop: float, run: Run, report: StepReport, source: "_Batches") -> None:
+    """Several ranks stop at the step at which the first of them was told to.
+
+    MindData sends its own process a SIGTERM when a worker has died.
+    """
     number = run.stop_number()
     if stop > 0 or (run.world_size == 1 and number is not None):
         for callback in run.callbacks:
             callback.on_stop(report)
-        raise Stopped(number or 15)
+        source.check_workers(report.step)
+        raise Stopped(number or signal.SIGTERM)
 
 
 class _Batches:
@@ -149,6 +155,7 @@ class _Batches:
 
     def __init__(self, batches: Iterator[Tuple[np.ndarray, ...]]) -> None:
         self._batches: Any = iter(batches)
+        self._workers: List[Any] = []
 
     def next(self, step: int, total: int) -> Tuple[Tuple[np.ndarray, ...], float]:
         began = time.monotonic()
@@ -160,7 +167,19 @@ class _Batches:
             raise TrainingError(f"the data pipeline failed in step {step + 1}: {text}") from None
         if batch is None:
             raise TrainingError(f"the data ended after step {step} of {total}")
+        if not self._workers:
+            self._workers = multiprocessing.active_children()
         return batch, time.monotonic() - began
+
+    def check_workers(self, step: int) -> None:
+        """Raises TrainingError if a worker has died by itself, not by the end of the run."""
+        for worker in self._workers:
+            try:
+                pid, code = worker.pid, worker.exitcode
+            except ValueError:  # closed in good order
+                continue
+            if code not in (None, 0, -signal.SIGTERM, 128 + signal.SIGTERM):
+                raise TrainingError(f"data worker {pid} died by step {step} (exit code {code})")
 
     def close(self) -> None:
         """Ends the workers."""
