@@ -51,4 +51,6 @@ def exports(device, tmp_path_factory):
     pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
     from exporting import Exports
 
-    return Exports(tmp_path_factory.mktemp("exports") / "of one network")
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return Exports(shared / "exports of one network")

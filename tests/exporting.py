@@ -2,6 +2,7 @@
 """Small networks to export, with weights that excite every part of them."""
 
 import contextlib
+import fcntl
 import io
 
 import mindspore as ms
@@ -70,26 +71,44 @@ CASES = {
 
 
 class Exports:
-    """One network, exported in every way on first use; `printed` is what export.py said."""
+    """One network, exported in every way on first use, by whichever test process comes first."""
 
-    def __init__(self, folder):
-        folder.mkdir(parents=True)
+    def __init__(self, root):
+        self.root = root
+        self.folder = root / "a folder"
         self.network, self.config = random_network()
-        self.checkpoint = save_run(folder / "run", self.network, self.config)
-        self.folder = folder / "a folder"
-        self.folder.mkdir(mode=0o755)
-        self.printed = {}
+        with self._alone():
+            self.checkpoint = root / "run" / "net.ckpt"
+            if not self.folder.is_dir():
+                save_run(root / "run", self.network, self.config)
+                self.folder.mkdir(mode=0o755)
 
     def path(self, case):
         ending = "onnx" if case.startswith("onnx") else "mindir"
         path = self.folder / f"{case.replace(' ', '_')}.{ending}"
-        if case not in self.printed:
-            flags = ["--checkpoint_path", str(self.checkpoint), "--output", str(path)]
-            text = io.StringIO()
-            with contextlib.redirect_stdout(text):
-                export.main([*flags, *CASES[case]])
-            self.printed[case] = text.getvalue()
+        with self._alone():
+            if not self._said(case).is_file():
+                flags = ["--checkpoint_path", str(self.checkpoint), "--output", str(path)]
+                text = io.StringIO()
+                with contextlib.redirect_stdout(text):
+                    export.main([*flags, *CASES[case]])
+                self._said(case).write_text(text.getvalue())
         return path
+
+    def printed(self, case):
+        """What export.py printed."""
+        self.path(case)
+        return self._said(case).read_text()
+
+    def _said(self, case):
+        return self.root / f"{case}.txt"
+
+    @contextlib.contextmanager
+    def _alone(self):
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / "lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 def save_run(folder, network, config):

@@ -49,8 +49,7 @@ def test_a_file_comes_with_its_metadata_inside_and_beside(case, exports):
 
 @pytest.mark.parametrize("case", CASES)
 def test_differences_are_printed_and_small(case, exports):
-    exports.path(case)
-    lines = exports.printed[case].strip().splitlines()
+    lines = exports.printed(case).strip().splitlines()
     assert lines[-1].startswith("written: ")
     batches = [line.split(":")[0] for line in lines[:-1]]
     flags = CASES[case]
