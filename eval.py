@@ -145,18 +145,12 @@ def detect(
     left = [index for index in own if data.records[index].image_id not in part.done]
     if len(left) < len(own):
         LOG.info("going on: %d of %d images were done before", len(own) - len(left), len(own))
-    report = progress(len(left))
-
-    def keep(image_ids: List[int], entries: List[List[Mapping[str, Any]]]) -> None:
-        part.append(image_ids, entries)
-        report(len(image_ids))
-
     detect_split(
         detector,
         data,
         left,
         category_ids,
-        keep,
+        keeper(part, len(left)),
         batch_size=config.test.batch_size,
         num_workers=config.train.num_workers,
         strict=config.data.strict,
@@ -188,20 +182,21 @@ def report_views(detector: Detector) -> None:
         LOG.info("and tiles of images larger than %d pixels", plan.tile_px)
 
 
-def progress(total: int) -> Callable[[int], None]:
-    """A function to tell the number of images done; logs some twenty times."""
+def keeper(part: PartialResults, total: int) -> Callable[[List[int], List[Any]], None]:
+    """A function that keeps the results of a batch, and logs some twenty times how far it is."""
     began = time.monotonic()
     done = shown = 0
 
-    def report(count: int) -> None:
+    def keep(image_ids: List[int], entries: List[Any]) -> None:
         nonlocal done, shown
-        done += count
+        part.append(image_ids, entries)
+        done += len(image_ids)
         if done == total or done - shown >= max(total // 20, 1):
             shown = done
             speed = done / max(time.monotonic() - began, 1e-9)
             LOG.info("%d of %d images, %.1f images/s", done, total, speed)
 
-    return report
+    return keep
 
 
 def report_speed(watch: Stopwatch, images: int, seconds: float, ranks: int) -> Dict[str, float]:

@@ -8,11 +8,12 @@ in one more thread behind it. OpenCV and the network release it too.
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, Deque, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from src.detector import STAGES, Detector
+from src.detector import STAGES, Detector, Outputs
 from src.records import DetectionData, ImageRecord
 from src.samples import Reader, limit_threads
 from src.scoring import coco_results
@@ -37,11 +38,9 @@ class Prepared:
 
     def input(self, number: int, mean_bgr: Sequence[float]) -> np.ndarray:
         """Network input (3, S, S) of one view."""
-        return (
-            self.inputs[number]
-            if self.inputs
-            else view_input(self.image, self.views[number], mean_bgr)
-        )
+        if self.inputs:
+            return self.inputs[number]
+        return view_input(self.image, self.views[number], mean_bgr)
 
 
 def detect_split(
@@ -59,9 +58,7 @@ def detect_split(
     """Detects in some images of a split, handing on the results of each batch.
 
     Args:
-        detector: network and post-processing.
-        data: the split.
-        indices: which of its records.
+        indices: which records of `data`.
         category_ids: the data set's id of each class of the detector.
         keep: called with the image ids of a batch and the entries of a COCO results file of each;
             from another thread, one call at a time.
@@ -75,31 +72,13 @@ def detect_split(
     """
     watch = watch or Stopwatch(STAGES)
     reader = Reader(data, strict)
+    prepare = partial(_prepare, detector, reader, watch)
+    finish = partial(_finish, detector, category_ids, watch, keep)
     waiting: Deque[Future] = deque()
-
-    def finish(batch: List[Prepared], outputs: list) -> None:
-        shapes = [(p.size_px[0], p.size_px[1]) for p in batch]
-        found = detector.finish([p.views for p in batch], outputs, shapes, watch)
-        entries: List[Results] = []
-        for part, detections in zip(batch, found):
-            scale = np.divide([part.record.width, part.record.height], part.size_px)
-            boxes = detections.boxes_px * np.tile(scale, 2)  # to the annotated size
-            row = (part.record.image_id, boxes, detections.scores, detections.labels)
-            entries.append(list(coco_results(*row, category_ids)))
-        keep([part.record.image_id for part in batch], entries)
-
-    def prepare(index: int) -> Prepared:
-        return _prepare(detector, reader, index, watch)
-
     with ThreadPoolExecutor(max(1, num_workers)) as readers, ThreadPoolExecutor(1) as finisher:
         for batch in _batches(_in_order(readers, prepare, indices, AHEAD * batch_size), batch_size):
-            tasks = [(part, number) for part in batch for number in range(len(part.views))]
             with watch.stage("network"):
-                outputs = detector.forward(
-                    [part.views[number] for part, number in tasks],
-                    lambda row, tasks=tasks: tasks[row][0].input(tasks[row][1], detector.mean_bgr),
-                    batch_size,
-                )
+                outputs = _forward(detector, batch, batch_size)
             waiting.append(finisher.submit(finish, batch, outputs))
             if len(waiting) > AHEAD:
                 waiting.popleft().result()
@@ -107,7 +86,38 @@ def detect_split(
             future.result()
 
 
-def _prepare(detector: Detector, reader: Reader, index: int, watch: Stopwatch) -> Prepared:
+def _forward(detector: Detector, batch: Sequence[Prepared], batch_size: int) -> List[Outputs]:
+    """The network's outputs for every view of every image, image by image."""
+    tasks = [(part, number) for part in batch for number in range(len(part.views))]
+
+    def make_input(row: int) -> np.ndarray:
+        part, number = tasks[row]
+        return part.input(number, detector.mean_bgr)
+
+    return detector.forward([part.views[number] for part, number in tasks], make_input, batch_size)
+
+
+def _finish(
+    detector: Detector,
+    category_ids: Sequence[int],
+    watch: Stopwatch,
+    keep: Callable[[List[int], List[Results]], None],
+    batch: Sequence[Prepared],
+    outputs: Sequence[Outputs],
+) -> None:
+    """Post-processing of a batch, and its results handed on."""
+    sizes = [(part.size_px[0], part.size_px[1]) for part in batch]
+    found = detector.finish([part.views for part in batch], outputs, sizes, watch)
+    entries: List[Results] = []
+    for part, detections in zip(batch, found):
+        scale = np.divide([part.record.width, part.record.height], part.size_px)
+        boxes = detections.boxes_px * np.tile(scale, 2)  # to the annotated size
+        row = (part.record.image_id, boxes, detections.scores, detections.labels)
+        entries.append(list(coco_results(*row, category_ids)))
+    keep([part.record.image_id for part in batch], entries)
+
+
+def _prepare(detector: Detector, reader: Reader, watch: Stopwatch, index: int) -> Prepared:
     limit_threads()
     record = reader.records[index]
     with watch.stage("load"):
