@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {"config", "typed_config", "priors", "box_utils", "lr_scheduler", "nms"}
+PURE = {"config", "typed_config", "priors", "box_utils", "lr_scheduler", "nms", "loss_scale"}
 DATA = {
     "records",
     "images",
@@ -43,7 +43,10 @@ DATA = {
     "screen",
     "inside",
 }
-GRAPH = {"backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"}
+GRAPH = {
+    *("backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"),
+    *("optimizers", "train_step", "network_options"),
+}
 EXPORT = {
     "exported",
     "export_cells",
@@ -52,7 +55,10 @@ EXPORT = {
     "export_metadata",
     "export_onnx",
 }
-RUNTIME = {"callback", "trainer", "evaluation", "network_file"}
+RUNTIME = {
+    *("callback", "trainer", "evaluation", "network_file", "stopping", "ema", "resume"),
+    *("progress", "run_log", "plot_log", "train_eval", "training_setup"),
+}
 ALLOWED = {
     **dict.fromkeys(PURE, PURE),
     **dict.fromkeys(DATA, PURE | DATA),
