@@ -147,11 +147,15 @@ class Job:
         )
         self.stop.defer()
         with self.at_exit:
-            try:
-                train(step, batches, run)
-            except BadSteps as error:
-                raise TrainingError(self.explain(error)) from None
+            self.train(step, batches, run)
         LOG.info("done: %s", self.folder / f"{self.prefix}-final.ckpt")
+
+    def train(self, step: setup.StepCell, batches: Any, run: Run) -> None:
+        """All steps; an error says all there is to know."""
+        try:
+            train(step, batches, run)
+        except BadSteps as error:
+            raise TrainingError(self.explain(error)) from None
 
     def network(self) -> nn.Cell:
         """With the weights it begins with, and what is frozen."""

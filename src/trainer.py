@@ -113,8 +113,7 @@ def train(
         TrainingError: too few batches.
         Stopped: by a signal; callbacks have been told to save.
     """
-    bad_steps = 0
-    total = len(run.learning_rates)
+    bad_steps, total = 0, len(run.learning_rates)
     with contextlib.closing(_Batches(batches)) as source:
         for step in range(run.start_step, total):
             batch, waited = source.next(step, total)
