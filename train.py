@@ -141,7 +141,7 @@ class Job:
             config.train.max_bad_steps,
             world_size,
             loss_scale,
-            lambda: self.stop.number,
+            self.stop.poll,
             lambda: evaluation is not None and evaluation.enough,
             self.callbacks(state, evaluation, start, len(rates)),
         )

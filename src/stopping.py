@@ -41,9 +41,13 @@ class StopSignal:
             signal.signal(number, handler)
 
     def defer(self) -> None:
-        """From now on signals are remembered. Called again once libraries may have taken them."""
+        """From now on signals are remembered."""
         self._deferred = True
+
+    def poll(self) -> Optional[int]:
+        """The signal received, or None. MindData takes SIGINT when it starts; it is taken back."""
         self._install()
+        return self.number
 
     def _install(self) -> None:
         for number in SIGNALS:

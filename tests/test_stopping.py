@@ -31,6 +31,15 @@ def test_later_it_is_remembered_and_the_second_ends_at_once():
             send(signal.SIGINT)
 
 
+def test_a_library_that_takes_a_signal_does_not_keep_it():
+    with StopSignal() as stop:
+        stop.defer()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert stop.poll() is None
+        send(signal.SIGINT)
+        assert stop.poll() == signal.SIGINT
+
+
 def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal():
