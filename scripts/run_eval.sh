@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Scores a checkpoint: the 12 COCO numbers.
+# Scores a checkpoint or an exported file: COCO and VOC numbers, by class, errors, speed.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -9,9 +9,10 @@ usage() {
   cat <<'TEXT'
 usage: bash scripts/run_eval.sh DEVICE_ID CHECKPOINT_PATH DATASET_PATH [FLAGS]
   DEVICE_ID        number of the GPU; 0 on the CPU
-  CHECKPOINT_PATH  .ckpt; the config.json beside it says what network it is
+  CHECKPOINT_PATH  .ckpt, for which the config.json beside it says what network it is; or a
+                   .mindir or .onnx file of export.py
   DATASET_PATH     COCO or Pascal VOC folder
-  FLAGS            handed to eval.py, e.g. --split val --output eval_output
+  FLAGS            handed to eval.py, e.g. --split val --output eval_output --report
 DEVICE_TARGET=CPU|GPU|Ascend chooses the device, BACKGROUND=1 detaches, PYTHON is the interpreter.
 The log is logs/eval.log.
 TEXT
