@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import sys
 
 import pytest
 
 from src.callback import StepReport
-from src.progress import Interval, LogLines, Progress, as_line, duration, summarise
+from src.progress import Bar, Interval, LogLines, Progress, as_line, duration, summarise
 
 
 def report(step, loss=1.0, bad_steps=0, norm=5.0):
@@ -58,3 +59,23 @@ def test_the_last_steps_before_a_stop_are_told():
 @pytest.mark.parametrize(("seconds", "text"), [(59.6, "00:01:00"), (360_000, "100:00:00")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_bar_goes_on_from_where_a_run_was_resumed(capsys):
+    pytest.importorskip("tqdm", reason="tqdm is not installed")
+    bar = Bar(10, 7, logging.getLogger("test.progress"))
+    for step in (8, 9):
+        bar.on_step(report(step))
+    bar.on_stop(report(9))
+    shown = capsys.readouterr().err
+    assert "7/10" in shown
+    assert "9/10" in shown
+
+
+def test_without_tqdm_there_is_no_bar(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with caplog.at_level(logging.INFO):
+        bar = Bar(10, 0, logging.getLogger("test.progress"))
+    bar.on_step(report(1))
+    bar.on_end()
+    assert "pip install tqdm" in caplog.text
