@@ -14,9 +14,9 @@ from mindspore import nn
 
 from src import training_setup as setup
 from src.callback import Callback, CheckpointSaver, list_checkpoints
-from src.checkpoint import Labels, resolve_config, save_config
+from src.checkpoint import Labels, save_config
 from src.coco_utils import load_data
-from src.config import Config
+from src.config import Config, default_preset, get_config
 from src.ema import Ema, EmaUpdate
 from src.model import build_model
 from src.network_options import share_weights
@@ -63,7 +63,8 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
-    config = resolve_config(args.config, args.set)
+    args.config = args.config or default_preset(args.device_target)
+    config = get_config(args.config, args.set)
     if args.check:
         sys.exit(check(args))
     with StopSignal() as stop:
@@ -76,7 +77,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
         config = with_classes(config, len(data.class_names) + 1)
         images, classes = len(data.records), len(data.class_names)
-        LOG.info("%d images, %d classes, %d rank(s)", images, classes, world_size)
+        text = "%s on %d images, %d classes, %d rank(s)"
+        LOG.info(text, args.config, images, classes, world_size)
         Job(config, data, args, rank, world_size, stop).run()
 
 
@@ -84,8 +86,7 @@ def check(args: argparse.Namespace) -> int:
     """What `check_data.py` says of the data set; its exit code."""
     import check_data
 
-    flags = [str(args.dataset_path)]
-    flags += ["--config", args.config] if args.config else []
+    flags = [str(args.dataset_path), "--config", args.config]
     return check_data.main([*flags, *(word for text in args.set for word in ("--set", text))])
 
 
@@ -141,7 +142,7 @@ class Job:
             config.train.max_bad_steps,
             world_size,
             loss_scale,
-            self.stop.poll,
+            lambda: self.stop.number,
             lambda: evaluation is not None and evaluation.enough,
             self.callbacks(state, evaluation, start, len(rates)),
         )

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGINT: the step that runs is finished and saved, then the process ends."""
+"""SIGTERM and SIGINT: the step that runs is finished and saved, then the process ends.
 
+MindSpore puts a handler of its own in the place of any other while it compiles or runs a graph; it
+turns SIGINT into SIGTERM. Hence no handlers here: both signals are blocked, in the main thread
+before others are started, and a thread waits for them.
+"""
+
+import functools
 import os
 import signal
-from types import FrameType
-from typing import Any, Dict, Optional
+import sys
+import threading
+from typing import Any, Callable, Optional
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+POLL_SECONDS = 0.2  # how often the waiting thread looks whether it is still needed
 
 
 class Stopped(SystemExit):
@@ -18,46 +26,54 @@ class Stopped(SystemExit):
 
 
 class StopSignal:
-    """As a context manager, the handler of both signals.
+    """As a context manager, takes both signals.
 
-    Until `defer` is called there is nothing to save, and the process ends at once. Afterwards a
-    signal is only remembered in `number`, for the training loop to look at; the second of one kind
-    within the same run ends the process at once all the same. Forked workers take no part.
+    Until `defer` is called there is nothing to save, and a signal ends the process at once.
+    Afterwards it is only remembered in `number`, for the training loop to look at; the second of
+    one kind ends the process at once all the same. Forked workers take no part.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, end: Callable[[int], None] = os._exit) -> None:
         self.number: Optional[int] = None
+        self._end = end
         self._deferred = False
-        self._owner = os.getpid()
-        self._before: Dict[int, Any] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._wait, name="signals", daemon=True)
+        self._mask: Any = ()
 
     def __enter__(self) -> "StopSignal":
-        self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        self._install()
+        _free_forked_workers()
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._over.set()
+        self._thread.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def defer(self) -> None:
         """From now on signals are remembered."""
         self._deferred = True
 
-    def poll(self) -> Optional[int]:
-        """The signal received, or None. MindData takes SIGINT when it starts; it is taken back."""
-        self._install()
-        return self.number
+    def _wait(self) -> None:
+        while not self._over.is_set():
+            received = signal.sigtimedwait(SIGNALS, POLL_SECONDS)
+            if received is not None:
+                self._take(received.si_signo)
 
-    def _install(self) -> None:
-        for number in SIGNALS:
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, _frame: Optional[FrameType]) -> None:
-        if os.getpid() != self._owner:  # a forked worker: its owner will end it
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
-            return
+    def _take(self, number: int) -> None:
         if not self._deferred or self.number == number:
-            raise Stopped(number)
+            sys.stdout.flush()
+            self._end(128 + number)
         self.number = self.number or number
+
+
+@functools.lru_cache(maxsize=1)
+def _free_forked_workers() -> None:
+    """Let forked processes be ended by signals, once for the process."""
+    os.register_at_fork(after_in_child=_unblock)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
