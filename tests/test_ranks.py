@@ -60,6 +60,22 @@ def test_two_ranks_train_like_one_with_twice_the_batch(two, data, tmp_path):
         assert scores[1][name] == pytest.approx(value, abs=0.02), name
 
 
+def test_synchronised_batch_norm_sees_the_batches_of_both_ranks(data, tmp_path):
+    settings = ["train.total_epochs=1", "train.scale_lr=false", "train.save_steps=1"]
+    paths = []
+    for ranks in (1, 2):
+        own = [f"train.per_batch_size={4 // ranks}", f"train.sync_batch_norm={ranks > 1}".lower()]
+        finish(start(data, tmp_path / str(ranks), [*settings, *own], ranks=ranks))
+        paths.append(tmp_path / str(ranks) / "m2det_tiny" / f"{PREFIX}-0_1.ckpt")
+    first, second = (contents(path) for path in paths)
+    assert set(first) == set(second)
+    statistics = [name for name in first if "moving_" in name]
+    assert len(statistics) > 50
+    for name in statistics:  # the deepest see single pixels of four images: rounding grows
+        bound = 1e-3 * float(np.abs(first[name]).max())
+        np.testing.assert_allclose(second[name], first[name], rtol=0, atol=bound, err_msg=name)
+
+
 def test_resuming_two_ranks_equals_the_straight_run_bit_for_bit(two, data, tmp_path):
     folder = tmp_path / "m2det_tiny"
     folder.mkdir()
