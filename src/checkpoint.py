@@ -13,7 +13,6 @@ import mindspore as ms
 
 from src.config import Config, ConfigError, from_json, get_config, override, to_json
 
-DEFAULT_PRESET = "m2det512_vgg16"
 CONFIG_NAME = "config.json"
 LABELS_NAME = "labels.json"
 # Names of what a checkpoint holds besides weights (momentum, step), for resuming.
@@ -35,18 +34,14 @@ class Labels:
     category_ids: Tuple[int, ...]
 
 
-def resolve_config(
-    name: Optional[str], overrides: Sequence[str], checkpoint: Optional[Path] = None
-) -> Config:
-    """The preset `name`, else what is saved beside `checkpoint`, else the default; with overrides.
+def resolve_config(name: Optional[str], overrides: Sequence[str], checkpoint: Path) -> Config:
+    """The preset `name`, else what is saved beside `checkpoint`; with overrides.
 
     Raises:
         ConfigError: unknown names or values, or no `config.json` beside the checkpoint.
     """
     if name is not None:
         return get_config(name, overrides)
-    if checkpoint is None:
-        return get_config(DEFAULT_PRESET, overrides)
     path = checkpoint.parent / CONFIG_NAME
     if not path.is_file():
         raise ConfigError(f"{path} not found; give the preset with --config")

@@ -164,12 +164,13 @@ _TINY_MODEL = {
     "sfam": True,
 }
 _TINY_TRAIN = {
-    "lr": 1e-2,
+    "lr": 1e-3,
     "warmup": 1,
     "per_batch_size": 8,
     "schedule": "cosine",
-    "total_epochs": 20,
+    "total_epochs": 8,
     "num_workers": 1,
+    "ema": 0.98,
 }
 # SSD300 as in the PyTorch tutorials: 8,732 priors, 4 or 6 a cell.
 _SSD300_ANCHORS = {
@@ -198,10 +199,15 @@ PRESETS: Mapping[str, Config] = {
             model=_TINY_MODEL,
             train=_TINY_TRAIN,
             data={"most_expand": 1.5},  # little zooming out: its maps are coarse
-            optimizer={"clip_grad_norm": 10.0},
+            optimizer={"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0},
         ),
     )
 }
+
+
+def default_preset(device_target: str) -> str:
+    """What is trained where no preset is named: on a CPU one that it can train."""
+    return "m2det_tiny" if device_target == "CPU" else "m2det512_vgg16"
 
 
 def get_config(name: str, overrides: Sequence[str] = ()) -> Config:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small data set in COCO format, drawn instead of downloaded: coloured shapes on textured ground.
 
-`python -m src.shapes OUT --train 400 --val 80 --seed 0` writes `OUT/train2017`, `OUT/val2017` and
+`python -m src.shapes OUT --train 800 --val 80 --seed 0` writes `OUT/train2017`, `OUT/val2017` and
 `OUT/annotations/instances_{train,val}2017.json`. The same arguments give the same pixels.
 """
 
@@ -20,7 +20,7 @@ CLASS_NAMES = ("ellipse", "rectangle", "triangle")
 # With gaps, as COCO's own ids have them: a reader that takes ids for labels fails here too.
 CATEGORY_IDS = (1, 2, 4)
 SIDES_PX = (160, 240)
-SIZE_SHARE = (0.18, 0.65)  # longer side of a shape as a share of the shorter image side
+SIZE_SHARE = (0.18, 0.55)  # longer side of a shape as a share of the shorter image side
 MAX_COVER = 0.15  # share of the smaller of two boxes that the other may cover
 EMPTY_EVERY, CROWD_EVERY = 20, 20  # images 1, 21, ... have no boxes; images 2, 22, ... a crowd
 _OVERSAMPLE = 4
@@ -58,7 +58,7 @@ def draw_scene(seed: int, split: int, index: int) -> Scene:
         if index % CROWD_EVERY == 2:
             crowd = _draw_crowd(image, rng)
             taken.append(_mask_box(crowd[1]))
-        for _ in range(int(rng.integers(2, 7))):
+        for _ in range(int(rng.integers(4, 10))):
             shape = _place(width, height, taken, rng)
             if shape is not None:
                 taken.append(shape.box_xyxy)
@@ -76,7 +76,7 @@ def write_dataset(out: Path, counts: Sequence[Tuple[str, int]], seed: int) -> bo
     Raises:
         FileExistsError: `out` holds something else.
     """
-    spec = {"counts": [list(pair) for pair in counts], "seed": seed, "version": 3}
+    spec = {"counts": [list(pair) for pair in counts], "seed": seed, "version": 4}
     spec_path = out / "shapes.json"
     if spec_path.is_file() and json.loads(spec_path.read_text()) == spec:
         return False
@@ -283,7 +283,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m src.shapes", description=__doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    parser.add_argument("--train", type=int, default=400, help="training images (%(default)s)")
+    parser.add_argument("--train", type=int, default=800, help="training images (%(default)s)")
     parser.add_argument("--val", type=int, default=80, help="validation images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     args = parser.parse_args(argv)
