@@ -54,7 +54,7 @@ class AnchorConfig:
 class TrainConfig:
     lr: float = at_least(0, 7.5e-4)  # per device when scale_lr is on
     scale_lr: bool = True  # multiply the learning rate by the number of ranks
-    warmup: int = at_least(0, 5)  # epochs
+    warmup: float = at_least(0, 5.0)  # epochs
     per_batch_size: int = at_least(1, 7)
     gamma: Tuple[float, ...] = (0.5, 0.2, 0.1, 0.1)  # factor applied at each of lr_epochs
     lr_epochs: Tuple[int, ...] = (90, 110, 130, 150)
@@ -87,6 +87,7 @@ class DataConfig:
     allow_links: bool = False  # follow links that lead out of the data set
     random_interpolation: bool = False  # one of five for each image, as in the official code
     most_expand: float = at_least(1, 4.0)  # sides of the image the canvas around it may have
+    crop_share: float = between(0, 1, 1.0)  # of the images that the random crop is tried on
     mosaic: float = 0.0  # probability of a training image made of four
     mixup: float = 0.0  # probability of a training image blended with another
     multi_scale: Tuple[int, ...] = ()  # input sizes to take turns; each is compiled once
@@ -165,7 +166,7 @@ _TINY_MODEL = {
 }
 _TINY_TRAIN = {
     "lr": 1e-3,
-    "warmup": 1,
+    "warmup": 0.4,
     "per_batch_size": 8,
     "schedule": "cosine",
     "total_epochs": 8,
@@ -198,7 +199,7 @@ PRESETS: Mapping[str, Config] = {
             random_seed=0,
             model=_TINY_MODEL,
             train=_TINY_TRAIN,
-            data={"most_expand": 1.5},  # little zooming out: its maps are coarse
+            data={"most_expand": 1.5, "crop_share": 0.3},  # its maps are coarse, its run short
             optimizer={"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0},
         ),
     )

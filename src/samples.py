@@ -81,6 +81,7 @@ class SampleStream:
         strict: bool = False,
         random_interpolation: bool = False,
         most_expand: float = transforms.MOST_EXPAND,
+        crop_share: float = 1.0,
         mosaic: float = 0.0,
         mixup: float = 0.0,
         multi_scale: Optional[Mapping[int, np.ndarray]] = None,
@@ -101,8 +102,9 @@ class SampleStream:
         self.mean_bgr = tuple(mean_bgr)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.start_step, self.total_steps = start_step, total_steps
-        self.iou_threshold, self.random_interpolation = iou_threshold, random_interpolation
-        self.mosaic, self.mixup, self.most_expand = mosaic, mixup, most_expand
+        self.iou_threshold = iou_threshold
+        self.mosaic, self.mixup = mosaic, mixup
+        self.augmentation = (self.mean_bgr, random_interpolation, most_expand, crop_share)
         self.shuffled = seed is not None
         # Without a seed images keep their order, and augmentation differs from run to run.
         self.seed = seed % 2**64 if seed is not None else secrets.randbits(63)
@@ -181,9 +183,7 @@ class SampleStream:
                 made = transforms.mosaic(readable, rng, size)
         if made is None:
             return None
-        return transforms.augment(
-            *made, rng, size, self.mean_bgr, self.random_interpolation, self.most_expand
-        )
+        return transforms.augment(*made, rng, size, *self.augmentation)
 
     def _another(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.reader.records)))

@@ -140,6 +140,7 @@ def build_batches(
         strict=config.data.strict,
         random_interpolation=config.data.random_interpolation,
         most_expand=config.data.most_expand,
+        crop_share=config.data.crop_share,
         mosaic=config.data.mosaic,
         mixup=config.data.mixup,
         multi_scale=scales,

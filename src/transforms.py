@@ -219,17 +219,21 @@ def augment(
     mean_bgr: Sequence[float],
     random_interpolation: bool = False,
     most_expand: float = MOST_EXPAND,
+    crop_share: float = 1.0,
 ) -> Sample:
     """Crop, resize onto an expanded canvas, distort and mirror: a (size, size, 3) training image.
 
     The official order is crop, distort, expand, mirror, resize; distorting after the crop was
     resized is the same up to rounding and less work. Boxes shorter than 1/100 of the image are
-    dropped; if none is left of some, the image is used as it is.
+    dropped; if none is left of some, the image is used as it is. Only `crop_share` of the images
+    go through the crop (which leaves some of them whole, too).
     """
     interpolation = cv2.INTER_LINEAR
     if random_interpolation:
         interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
-    cropped, boxes, kept = crop(image, boxes_px, labels, rng)
+    cropped, boxes, kept = image, boxes_px, labels
+    if crop_share >= 1 or rng.random() < crop_share:
+        cropped, boxes, kept = crop(image, boxes_px, labels, rng)
     on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng, most=most_expand)
     x1, y1, x2, y2 = spot(on_canvas, cropped.shape[1], cropped.shape[0], size)
     small, boxes = resize(cropped, boxes, (x2 - x1, y2 - y1), interpolation)

@@ -301,3 +301,22 @@ def test_mixup_blends_and_keeps_all_boxes():
     # Weights 0.4 to 0.6 of 200.
     assert 80 <= min(levels) < 85
     assert 115 < max(levels) <= 120
+
+
+def test_augment_crops_the_share_asked_for():
+    """A box that is a fifth of an image is larger in any crop of it."""
+    image, box = np.zeros((100, 100, 3), np.uint8), np.array([[40, 40, 60, 60]], np.float32)
+    cropped = {}
+    for share in (0.0, 0.25, 1.0):
+        sides = []
+        for seed in range(400):
+            _, made, _ = transforms.augment(
+                *(image, box, LABELS[:1], np.random.default_rng(seed), 100, MEAN),
+                most_expand=1.0,
+                crop_share=share,
+            )
+            sides.append(made[0, 2:] - made[0, :2])
+        cropped[share] = (np.max(sides, axis=1) > 20.5).mean()
+    assert cropped[0.0] == 0
+    assert 0.6 < cropped[1.0] < 1  # some modes leave the image whole
+    assert abs(cropped[0.25] - 0.25 * cropped[1.0]) < 0.08
