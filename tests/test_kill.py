@@ -14,7 +14,7 @@ from src.shapes import write_dataset
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("M2DET_KILLS", "50"))
-STEPS_EACH = 6  # about as many as a process gets before it is killed
+STEPS_EACH = 6  # at most, before a process is killed
 SETTINGS = (
     *("train.per_batch_size=2", "train.save_steps=2", "train.ema=0.9", "train.eval_epochs=20"),
     "train.keep_checkpoints=3",
@@ -36,8 +36,9 @@ def test_kill_9_at_random_moments(kills, tmp_path):
         if rng.random() < 0.2:  # while it starts
             time.sleep(rng.uniform(0, 10))
         else:
-            wait_for(process, " step ")
-            time.sleep(rng.uniform(0, 2.5))
+            for _ in range(rng.randint(1, STEPS_EACH)):
+                wait_for(process, " step ")
+            time.sleep(rng.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         printed = process.communicate()
         if process.returncode == 0:  # it had come to its end

@@ -29,6 +29,7 @@ SMALL = [
     "train.save_steps=7",
     "train.ema=0.9",
     "train.eval_epochs=2",
+    "optimizer.type=SGD",
 ]
 PREFIX = "resnet18_64"
 
