@@ -78,8 +78,8 @@ class VGG16Reduced(nn.Cell):
         self.relu = nn.ReLU()
 
     def construct(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        for stage in self.stages[:3]:
-            x = self.pool(stage(x))
+        for i in range(3):  # a slice would be a list of its own, and rename the weights
+            x = self.pool(self.stages[i](x))
         shallow = self.stages[3](x)
         x = self.pool5(self.stages[4](self.pool(shallow)))
         deep = self.relu(self.conv7(self.relu(self.conv6(x))))

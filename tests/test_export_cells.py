@@ -103,3 +103,11 @@ def test_folding_by_hand():
     assert block[0].bias.asnumpy().item() == pytest.approx(-23, rel=1e-6)
     x = ms.Tensor(np.full((1, 1, 1, 1), 5, np.float32))
     assert block(x).asnumpy().item() == pytest.approx(37, rel=1e-6)
+
+
+def test_running_a_network_leaves_the_names_of_its_weights():
+    network, config = random_network("model.backbone=vgg16")
+    before = {name: parameter.name for name, parameter in network.parameters_dict().items()}
+    network(ms.Tensor(images_for(config, 1)[1]))
+    assert {n: p.name for n, p in network.parameters_dict().items()} == before
+    assert all(name == own for name, own in before.items())
