@@ -46,7 +46,7 @@ checkpoint=${finals[0]}
 
 step 5 "Scores on images it has not seen"
 "$PYTHON" eval.py "${device[@]}" --checkpoint_path "$checkpoint" --dataset_path "$out/data" \
-  --split val --output "$out/eval"
+  --split val --output "$out/eval" --report
 
 step 6 "MINDIR, written, loaded again and compared"
 "$PYTHON" export.py "${device[@]}" --checkpoint_path "$checkpoint" --output "$out/m2det_tiny.mindir"
@@ -62,6 +62,7 @@ cat <<TEXT
 Done in $SECONDS s. AP (0.50:0.95) on images it has not seen: $ap
   checkpoint  $checkpoint
   scores      $out/eval/metrics.json
+  report      $out/eval/report.html
   MINDIR      $out/m2det_tiny.mindir
   pictures    $out/pictures/*.png
 TEXT
