@@ -7,6 +7,7 @@ onwards: every image is seen exactly once an epoch, nothing is dropped or padded
 only a first step.
 """
 
+import functools
 import logging
 import multiprocessing
 import secrets
@@ -104,7 +105,13 @@ class SampleStream:
         self.start_step, self.total_steps = start_step, total_steps
         self.iou_threshold = iou_threshold
         self.mosaic, self.mixup = mosaic, mixup
-        self.augmentation = (self.mean_bgr, random_interpolation, most_expand, crop_share)
+        self._augment = functools.partial(
+            transforms.augment,
+            mean_bgr=self.mean_bgr,
+            random_interpolation=random_interpolation,
+            most_expand=most_expand,
+            crop_share=crop_share,
+        )
         self.shuffled = seed is not None
         # Without a seed images keep their order, and augmentation differs from run to run.
         self.seed = seed % 2**64 if seed is not None else secrets.randbits(63)
@@ -183,7 +190,7 @@ class SampleStream:
                 made = transforms.mosaic(readable, rng, size)
         if made is None:
             return None
-        return transforms.augment(*made, rng, size, *self.augmentation)
+        return self._augment(*made, rng, size)
 
     def _another(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.reader.records)))
