@@ -6,19 +6,18 @@ import gc
 import logging
 import os
 import re
-from typing import Any, Iterator, List, Sequence, Tuple, Union
+from typing import Any, Iterator, Tuple, Union
 
 import numpy as np
 
 from src.records import DataError, DetectionData
-from src.samples import EvalStream, SampleStream, limit_threads
+from src.samples import SampleStream, limit_threads
 
 logger = logging.getLogger(__name__)
 _PREFETCH = 2  # batches ahead for each worker; MindData's 16 would be gigabytes
 _QUEUE = _PREFETCH + 2  # batches in shared memory for each: those, and one on either side
 _SHARED_SHARE = 0.8  # of /dev/shm that may be used
 TRAIN_COLUMNS = ("image", "loc_targets", "label_targets", "index")
-EVAL_COLUMNS = ("image", "index")
 
 
 def build_train_dataset(
@@ -37,28 +36,20 @@ def build_train_dataset(
     Raises:
         DataError: a data set without images.
     """
+    import mindspore.dataset as ds
+
     source = SampleStream(data, priors, batch_size=batch_size, **stream)
-    return _pipeline(source, TRAIN_COLUMNS, batch_size, num_workers)
-
-
-def build_eval_dataset(
-    data: DetectionData,
-    *,
-    batch_size: int,
-    num_workers: int = 1,
-    **stream: Any,
-) -> Any:
-    """Batches for evaluation as a `mindspore.dataset`; `stream` are the arguments of `EvalStream`.
-
-    Columns: image (B, 3, S, S) float32, index (B,) int32: the record, or -1 for padding.
-
-    Raises:
-        DataError: a data set without images.
-    """
-    source = EvalStream(data, batch_size=batch_size, **stream)
-    if not len(data.records):
-        raise DataError(f"{data.annotation_path}: split {data.split} has no images to evaluate")
-    return _pipeline(source, EVAL_COLUMNS, batch_size, num_workers)
+    protect_workers()
+    limit_threads()  # before workers are forked: they would inherit a pool without its threads
+    ds.config.set_prefetch_size(_PREFETCH)
+    workers = usable_workers(num_workers, batch_size * source.sample_bytes, source.world_size)
+    return ds.GeneratorDataset(
+        Batches(source, batch_size),
+        list(TRAIN_COLUMNS),
+        shuffle=False,
+        num_parallel_workers=workers,
+        python_multiprocessing=workers > 1,
+    )
 
 
 def batches(dataset: Any) -> Iterator[Tuple[np.ndarray, ...]]:
@@ -117,7 +108,7 @@ class Batches:
     none, which would be the speed limit for single samples.
     """
 
-    def __init__(self, source: Union[SampleStream, EvalStream], batch_size: int) -> None:
+    def __init__(self, source: SampleStream, batch_size: int) -> None:
         self.source, self.batch_size = source, batch_size
 
     def __len__(self) -> int:
@@ -137,21 +128,3 @@ def protect_workers() -> None:
     A worker that destroys an inherited pipeline of MindData's aborts, and the run hangs.
     """
     os.register_at_fork(after_in_child=gc.freeze)
-
-
-def _pipeline(source: Any, columns: Sequence[str], batch_size: int, num_workers: int) -> Any:
-    import mindspore.dataset as ds
-
-    protect_workers()
-    limit_threads()  # before workers are forked: they would inherit a pool without its threads
-    ds.config.set_prefetch_size(_PREFETCH)
-    batch_bytes = batch_size * source.sample_bytes
-    workers = usable_workers(num_workers, batch_bytes, source.world_size)
-    names: List[str] = list(columns)
-    return ds.GeneratorDataset(
-        Batches(source, batch_size),
-        names,
-        shuffle=False,
-        num_parallel_workers=workers,
-        python_multiprocessing=workers > 1,
-    )

@@ -214,45 +214,6 @@ def training_boxes(record: ImageRecord, image: np.ndarray) -> Tuple[np.ndarray, 
     return record.boxes_px[keep] * scale, record.labels[keep]
 
 
-class EvalStream:
-    """The images of one rank in order, padded to whole batches; a source for MindData.
-
-    Rank r of W takes images r, r + W, ... An unreadable image comes as an empty one of index -1,
-    which, like padding, must not be scored.
-    """
-
-    def __init__(
-        self,
-        data: DetectionData,
-        *,
-        input_size: int,
-        mean_bgr: Sequence[float],
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        strict: bool = False,
-    ) -> None:
-        self.reader = Reader(data, strict)
-        self.size, self.mean_bgr = input_size, tuple(mean_bgr)
-        self.indices = np.arange(rank, len(data.records), world_size)
-        self.world_size = world_size
-        self.sample_bytes = 4 * (3 * input_size**2 + 1)
-        self._length = -(-len(self.indices) // batch_size) * batch_size
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, number: int) -> Tuple[np.ndarray, np.ndarray]:
-        """Image (3, S, S) float32 and record number () int32."""
-        limit_threads()
-        index = int(self.indices[number]) if number < len(self.indices) else -1
-        image = self.reader.read(index) if index >= 0 else None
-        if image is None:
-            return np.zeros((3, self.size, self.size), np.float32), np.array(-1, np.int32)
-        image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
-        return transforms.to_input(image, self.mean_bgr), np.array(index, np.int32)
-
-
 def limit_threads() -> None:
     """One OpenCV thread: workers, not images, are what runs in parallel."""
     if cv2.getNumThreads() > 1:

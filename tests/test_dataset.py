@@ -170,25 +170,6 @@ def test_no_images_at_all_is_an_error(tmp_path):
     data = DetectionData([], ("a",), (1,), "train", "x.json", "coco")
     with pytest.raises(DataError, match="no images"):
         stream(data)
-    with pytest.raises(DataError, match="no images"):
-        dataset.build_eval_dataset(data, input_size=SIZE, mean_bgr=MEAN, batch_size=2)
-
-
-def test_evaluation_covers_each_image_once_over_ranks_with_padding_marked(tmp_path):
-    data = make_data(tmp_path, broken=(4,))
-    seen = []
-    for rank in range(2):
-        pipeline = dataset.build_eval_dataset(
-            data, input_size=SIZE, mean_bgr=MEAN, batch_size=3, rank=rank, world_size=2
-        )
-        for image, index in dataset.batches(pipeline):
-            assert image.shape == (3, 3, SIZE, SIZE)
-            for one, i in zip(image, index):
-                # Image i is of the flat colour 20 + 10 i.
-                expected = [20 + 10 * i - mean for mean in MEAN] if i >= 0 else [0, 0, 0]
-                np.testing.assert_allclose(one.mean(axis=(1, 2)), expected, atol=1e-3)
-            seen += [int(i) for i in index]
-    assert sorted(seen) == [-1, -1, -1, 0, 1, 2, 3, 5, 6]
 
 
 def test_a_file_of_another_size_than_annotated_scales_its_boxes(tmp_path):
