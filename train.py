@@ -4,6 +4,7 @@
 import argparse
 import contextlib
 import logging
+import secrets
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,10 @@ from src.coco_utils import load_data
 from src.config import Config, default_preset, get_config
 from src.ema import Ema, EmaUpdate
 from src.model import build_model
-from src.network_options import share_weights
+from src.network_options import from_first_rank, share_weights
 from src.progress import Bar, LogLines, Progress
 from src.records import DetectionData
-from src.resume import Resumable, load_fitting
+from src.resume import DrawnSeed, Resumable, load_fitting
 from src.run_log import RunLog, save_run
 from src.stopping import StopSignal
 from src.train_eval import Evaluation
@@ -124,12 +125,16 @@ class Job:
         loss_scale = setup.build_loss_scale(config)
         evaluation = self.evaluation(model, ema)
         facts = setup.build_facts(config, self.data, world_size)
-        others = [part for part in (loss_scale, evaluation) if part is not None]
+        drawn = self.drawn_seed()
+        others = [part for part in (loss_scale, evaluation, drawn) if part is not None]
         state = Resumable(model, optimizer, facts, ema, others)
         start = self.resume(state)
         scale = loss_scale.scale if loss_scale else config.optimizer.loss_scale
         step = setup.build_step(config, model, optimizer, world_size, scale)
-        batches = setup.build_batches(config, self.data, start, len(rates), self.rank, world_size)
+        unseeded = drawn.value if drawn else None
+        batches = setup.build_batches(
+            config, self.data, start, len(rates), self.rank, world_size, unseeded
+        )
         if self.args.dry_run:
             self.show(model, rates, next(batches) if start < len(rates) else ())
             batches.close()
@@ -170,6 +175,15 @@ class Job:
             share_weights(model, self.rank)
         setup.prepare_network(self.config, model, self.world_size)
         return model
+
+    def drawn_seed(self) -> Optional[DrawnSeed]:
+        """One for all ranks, where the configuration has none."""
+        if self.config.random_seed is not None:
+            return None
+        value = np.array([secrets.randbits(24)], np.float32)
+        if self.world_size > 1:
+            value = from_first_rank(value, self.rank)
+        return DrawnSeed(int(value[0]))
 
     def evaluation(self, model: nn.Cell, ema: Optional[Ema]) -> Optional[Evaluation]:
         train_config = self.config.train

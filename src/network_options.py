@@ -102,7 +102,12 @@ def use_float16(model: nn.Cell, level: str) -> nn.Cell:
 
 def share_weights(model: nn.Cell, rank: int) -> None:
     """Give every rank the weights of the first, as where no seed makes them the same."""
-    total = ops.AllReduce(ops.ReduceOp.SUM)
     for parameter in model.get_parameters():
-        own = parameter.asnumpy() if rank == 0 else np.zeros(parameter.shape, np.float32)
-        parameter.set_data(Tensor(total(Tensor(own)).asnumpy(), parameter.dtype))
+        values = from_first_rank(parameter.asnumpy(), rank)
+        parameter.set_data(Tensor(values, parameter.dtype))
+
+
+def from_first_rank(values: np.ndarray, rank: int) -> np.ndarray:
+    """The float32 `values` of the first of several ranks, on each of them."""
+    own = values if rank == 0 else np.zeros(values.shape, np.float32)
+    return ops.AllReduce(ops.ReduceOp.SUM)(Tensor(own)).asnumpy()

@@ -27,6 +27,24 @@ class OtherRun(CheckpointError):
 
 
 @dataclass
+class DrawnSeed:
+    """What the augmentation follows from in a run without a seed, so that resuming goes on with it.
+
+    Below 2**24: the ranks share it as a float32.
+    """
+
+    value: int
+
+    def state(self) -> Dict[str, np.ndarray]:
+        """What resuming needs, by name."""
+        return {"drawn_seed": np.array([self.value], np.int32)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up `state`."""
+        self.value = int(state["drawn_seed"][0])
+
+
+@dataclass
 class Resumable:
     """Everything that changes in the course of a run, and what must not.
 

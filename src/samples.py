@@ -76,6 +76,7 @@ class SampleStream:
         start_step: int = 0,
         total_steps: int,
         seed: Optional[int] = None,
+        unseeded: Optional[int] = None,
         rank: int = 0,
         world_size: int = 1,
         iou_threshold: float = 0.5,
@@ -89,7 +90,7 @@ class SampleStream:
     ) -> None:
         """`multi_scale` gives the priors (P', 4) of every input size to take turns, step by step,
         the same on all ranks; `priors` and `input_size` are then not used. `mosaic` and `mixup`
-        are probabilities.
+        are probabilities. Without `seed` the augmentation follows from `unseeded`, or from chance.
 
         Raises:
             DataError: a data set without images.
@@ -114,7 +115,8 @@ class SampleStream:
         )
         self.shuffled = seed is not None
         # Without a seed images keep their order, and augmentation differs from run to run.
-        self.seed = seed % 2**64 if seed is not None else secrets.randbits(63)
+        chosen = unseeded if seed is None else seed
+        self.seed = chosen % 2**64 if chosen is not None else secrets.randbits(63)
         self._order: Tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def __len__(self) -> int:

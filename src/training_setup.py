@@ -117,9 +117,18 @@ def build_step(
 
 
 def build_batches(
-    config: Config, data: DetectionData, start: int, total: int, rank: int, world_size: int
+    config: Config,
+    data: DetectionData,
+    start: int,
+    total: int,
+    rank: int,
+    world_size: int,
+    unseeded: Optional[int] = None,
 ) -> Generator[Tuple[np.ndarray, ...], None, None]:
-    """(images, loc targets, label targets, image numbers) of the steps `start` to `total`."""
+    """(images, loc targets, label targets, image numbers) of the steps `start` to `total`.
+
+    `unseeded` is what the augmentation follows from where the configuration has no seed.
+    """
     scales = {
         size: make_priors(override(config, [f"model.input_size={size}"]))
         for size in config.data.multi_scale
@@ -133,6 +142,7 @@ def build_batches(
         start_step=start,
         total_steps=total,
         seed=config.random_seed,
+        unseeded=unseeded,
         rank=rank,
         world_size=world_size,
         num_workers=config.train.num_workers,

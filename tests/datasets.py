@@ -8,7 +8,16 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
+from src.shapes import write_dataset
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def rendered(factory: Any, train: int, val: int) -> Path:
+    """Folder of a rendered data set of so many images; `factory` is pytest's tmp_path_factory."""
+    folder = factory.mktemp("data") / "shapes"
+    write_dataset(folder, (("train2017", train), ("val2017", val)), seed=0)
+    return folder
 
 
 def write_image(path: Path, width: int = 60, height: int = 48, value: int = 90) -> Path:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import rendered
 
 import eval as evaluate
 import train
 from src.callback import list_checkpoints
 from src.checkpoint import read_checkpoint
 from src.detector import Detector
-from src.shapes import CATEGORY_IDS, CLASS_NAMES, write_dataset
+from src.shapes import CATEGORY_IDS, CLASS_NAMES
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -37,9 +38,7 @@ PREFIX = "resnet18_64"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(folder, (("train2017", 20), ("val2017", 6)), seed=0)
-    return folder
+    return rendered(tmp_path_factory, 20, 6)
 
 
 @pytest.fixture(scope="module")

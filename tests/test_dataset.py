@@ -88,6 +88,13 @@ def test_resuming_continues_the_order(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+def test_without_a_seed_the_augmentation_follows_from_what_was_drawn(tmp_path):
+    data = make_data(tmp_path)
+    first, again, other = (stream(data, seed=None, unseeded=number)[0][0] for number in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
 def test_epochs_and_seeds_differ_and_the_same_seed_does_not(tmp_path):
     data = make_data(tmp_path, count=1)
     a, b, c = stream(data), stream(data), stream(data, seed=6)

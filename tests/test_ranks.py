@@ -6,11 +6,11 @@ import signal
 
 import numpy as np
 import pytest
+from datasets import rendered
 from engine_runs import PREFIX, assert_same, contents, finish, left_running, start, wait_for
 
 from src.callback import list_checkpoints
 from src.run_log import read_log
-from src.shapes import write_dataset
 
 pytestmark = pytest.mark.slow
 # 10 images, 4 a step: 5 steps; the epoch ends within the third.
@@ -23,9 +23,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(folder, (("train2017", 10), ("val2017", 5)), seed=0)
-    return folder
+    return rendered(tmp_path_factory, 10, 5)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@
 import signal
 
 import pytest
+from datasets import rendered
 from engine_runs import PREFIX, contents, finish, left_running, start, wait_for
 
 from src.callback import list_checkpoints
-from src.shapes import write_dataset
 
 pytestmark = pytest.mark.slow
 # 8 images, 4 a step: 2 steps an epoch.
@@ -21,9 +21,7 @@ LEAST = {"data": 3, "step": 3, "checkpoint": 8, "evaluation": 12}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(folder, (("train2017", 8), ("val2017", 4)), seed=0)
-    return folder
+    return rendered(tmp_path_factory, 8, 4)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

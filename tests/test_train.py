@@ -6,13 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+from datasets import rendered
 
 import train
 from src import training_setup
 from src.callback import list_checkpoints
 from src.checkpoint import read_checkpoint
 from src.run_log import read_log
-from src.shapes import write_dataset
 from src.trainer import TrainingError
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -36,9 +36,7 @@ PREFIX = "resnet18_64"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(folder, (("train2017", 18), ("val2017", 4)), seed=0)
-    return folder
+    return rendered(tmp_path_factory, 18, 4)
 
 
 def arguments(data, out, *more):
