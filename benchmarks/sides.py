@@ -33,7 +33,7 @@ def prepare(case: Case, folder: Path, onnx: bool) -> Network:
     """Writes the weights of a case for all sides."""
     import torch
 
-    networks = _tests_module("networks")
+    networks = tests_module("networks")
     reference, ours = networks.pair(planes=256, **_options(case))
     torch.save(reference.state_dict(), folder / f"{case.weights}.pth")
     from src.checkpoint import save_checkpoint, save_config
@@ -54,7 +54,7 @@ def pytorch(case: Case, folder: Path) -> Run:
     """The reference network, with the official multibox loss and SGD."""
     import torch
 
-    reference = _tests_module("reference_torch")
+    reference = tests_module("reference_torch")
     torch.set_num_threads(cores())
     net = reference.M2Det(**_options(case))
     net.load_state_dict(torch.load(folder / f"{case.weights}.pth", weights_only=True))
@@ -143,7 +143,7 @@ def cores() -> int:
     return int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
 
 
-def _tests_module(name: str) -> Any:
+def tests_module(name: str) -> Any:
     """The PyTorch M2Det and its conversion were written for the tests."""
     folder = str(Path(__file__).resolve().parents[1] / "tests")
     if folder not in sys.path:
