@@ -2,7 +2,6 @@
 """Device, ranks, seeds, strict loading of weights, and what the command lines share."""
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from mindspore.communication import get_group_size, get_rank, init
 
 from src.checkpoint import STATE_PREFIX, CheckpointError, read_checkpoint
 from src.config import PRESETS, Config
+from src.cpu_settings import thread_count
 
 
 def run_main(main: Callable[[], Any]) -> None:
@@ -51,8 +51,7 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
     """
     ms.set_context(mode=ms.GRAPH_MODE)
     if target == "CPU":
-        threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
-        ms.set_context(runtime_num_threads=threads)
+        ms.set_context(runtime_num_threads=thread_count())
     try:
         # Under msrun each rank takes its own device.
         ms.set_device(target) if distribute else ms.set_device(target, device_id)

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {"config", "typed_config", "priors", "box_utils", "lr_scheduler", "nms", "loss_scale"}
+PURE = {
+    *("config", "typed_config", "priors", "box_utils", "lr_scheduler", "nms", "loss_scale"),
+    "cpu_settings",
+}
 DATA = {
     "records",
     "images",
