@@ -12,6 +12,7 @@ import numpy as np
 
 from src.coco_utils import find_splits, load_data
 from src.config import PRESETS, Config, get_config
+from src.cpu_settings import usable_cores
 from src.data_layout import choose_split
 from src.data_picture import draw_report, prior_shapes_px
 from src.data_report import (
@@ -47,7 +48,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         choices=("decode", "header", "none"),
         help="decode every image (default), look at headers, or do not open images",
     )
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--strict", action="store_true", help="what training repairs is an error")
     parser.add_argument("--picture", type=Path, default=Path("check_data.png"), help="PNG to write")
     return parser.parse_args(argv)

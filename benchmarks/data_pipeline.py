@@ -10,7 +10,6 @@ temporary folder, or taken from `--dataset_path`. A ratio above 1 means ours is 
 import argparse
 import contextlib
 import functools
-import os
 import resource
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import psutil
 from src.box_utils import match, prepare_priors
 from src.coco_utils import load_data
 from src.config import get_config
+from src.cpu_settings import usable_cores
 from src.dataset import batches, build_train_dataset
 from src.priors import make_priors
 from src.records import DetectionData, PackedRecords, make_record
@@ -165,7 +165,7 @@ def memory_of_epochs(
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     parser.add_argument("--workers", type=int, nargs="+", default=sorted({1, min(2, cores)}))
     parser.add_argument("--images", type=int, default=240, help="rendered images")
     parser.add_argument("--batch", type=int, default=8)

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from benchmarks.cases import FULL, QUICK, SMALL, Case
-from benchmarks.sides import ONNX, SIDES, Network, ceiling, cores, prepare
+from benchmarks.sides import ONNX, SIDES, Network, ceiling, prepare
+from src.cpu_settings import thread_count
 
 PEER = "pytorch"
 SUITES = {"full": (FULL, 9), "quick": (QUICK, 5), "small": (SMALL, 2)}
@@ -144,7 +145,7 @@ def machine() -> str:
     here = Path(__file__).parent
     commit = subprocess.run(asked, cwd=here, capture_output=True, text=True).stdout.strip()
     return (
-        f"{_processor()}, {cores()} threads, load {os.getloadavg()[0]:.1f} at the start;"
+        f"{_processor()}, {thread_count()} threads, load {os.getloadavg()[0]:.1f} at the start;"
         f" Python {platform.python_version()}, {', '.join(versions)}; commit {commit or 'unknown'}"
     )
 

@@ -5,7 +5,6 @@ A side takes a case and the folder with its weights and gives a function that do
 and returns when it is done. Frameworks are imported inside, so that a process pays for one only.
 """
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 import numpy as np
 
 from benchmarks.cases import Case
+from src.cpu_settings import thread_count
 
 CLASSES = 81
 POSITIVES = 12  # priors of each image that are objects, spread over all maps
@@ -55,7 +55,7 @@ def pytorch(case: Case, folder: Path) -> Run:
     import torch
 
     reference = tests_module("reference_torch")
-    torch.set_num_threads(cores())
+    torch.set_num_threads(thread_count())
     net = reference.M2Det(**_options(case))
     net.load_state_dict(torch.load(folder / f"{case.weights}.pth", weights_only=True))
     images = torch.from_numpy(_images(case))
@@ -127,7 +127,7 @@ def ceiling(side: int = 2048, rounds: int = 5) -> float:
     """Multiply-adds a second of a large float32 matrix product: the best of `rounds`."""
     import torch
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(thread_count())
     a = torch.rand(side, side)
     torch.mm(a, a)
     times = []
@@ -136,11 +136,6 @@ def ceiling(side: int = 2048, rounds: int = 5) -> float:
         torch.mm(a, a)
         times.append(time.perf_counter() - start)
     return side**3 / min(times)
-
-
-def cores() -> int:
-    """Threads for each side: OMP_NUM_THREADS, or the cores this process may use."""
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
 
 
 def tests_module(name: str) -> Any:

@@ -46,6 +46,11 @@ choose_python() {
   export PYTHON PYTHONUNBUFFERED=1 GLOG_v=${GLOG_v:-3}
 }
 
+# Prints how many cores may be used: nproc knows no quotas of containers.
+usable_cores() {
+  PYTHONPATH=$ROOT "$PYTHON" -c 'from src.cpu_settings import usable_cores; print(usable_cores())'
+}
+
 # Sets DEVICE_TARGET to what the machine has, unless the caller has set it.
 choose_device() {
   case ${DEVICE_TARGET:-} in

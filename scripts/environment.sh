@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 # Makes the project's own Python environment. Sourced by quickstart.sh and run_tests.sh, not run.
-# VENV is its folder (default: .venv), PYTHON the interpreter to make it with.
+# VENV is its folder (default: .venv), PYTHON the interpreter to make it with, MINDSPORE a release
+# to install instead of the one requirements.txt asks for.
 
 VENV=${VENV:-$ROOT/.venv}
 [[ $VENV == /* ]] || VENV=$PWD/$VENV
@@ -40,7 +41,7 @@ make_environment() {
   fi
   PYTHON=$VENV/bin/python
   stamp=$VENV/installed-$(basename "${@: -1}")
-  wanted=$(cd "$ROOT" && sha256sum "$@")
+  wanted=$(cd "$ROOT" && sha256sum "$@")${MINDSPORE:+ mindspore==$MINDSPORE}
   if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     printf 'installing %s; the first time takes some minutes\n' "$*"
     (cd "$ROOT" && install_requirements "$@") || die "pip could not install $*; see above"
@@ -49,23 +50,26 @@ make_environment() {
 }
 
 install_requirements() {
-  local pins file
+  local pins file prefix='' changes=() all=()
   local pip=("$PYTHON" -m pip install --disable-pip-version-check)
-  local all=()
-  for file in "$@"; do
-    all+=(-r "$file")
-  done
+  [[ -z ${MINDSPORE:-} ]] || changes+=(-e "s/^mindspore==.*/mindspore==$MINDSPORE/")
   mapfile -t pins < <(grep -h '^torch' "$@")
   if ((${#pins[@]})) && ! "${pip[@]}" --no-deps --retries 1 --timeout 20 \
     --index-url "$TORCH_CPU" "${pins[@]}"; then
     # PyPI's builds bring gigabytes of CUDA libraries, too much for what a few tests want.
     printf 'No CPU build of PyTorch can be had: tests that need it will be skipped.\n' >&2
-    all=()
-    for file in "$@"; do
-      grep -vE '^(torch|-r )' "$file" >"$VENV/$file"
-      all+=(-r "$VENV/$file")
+    changes+=(-e '/^torch/d')
+  fi
+  if ((${#changes[@]})); then
+    prefix=$VENV/requirements/ # all of them: they name each other
+    mkdir -p "$prefix"
+    for file in requirements*.txt; do
+      sed "${changes[@]}" "$file" >"$prefix$file"
     done
   fi
+  for file in "$@"; do
+    all+=(-r "$prefix$file")
+  done
   "${pip[@]}" "${all[@]}"
 }
 

@@ -31,7 +31,7 @@ choose_device
 ranks=$((10#$1))
 if [[ $DEVICE_TARGET == CPU ]]; then
   # Ranks that all use all cores get in each other's way.
-  threads=$(($(nproc) / ranks))
+  threads=$(($(usable_cores) / ranks))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 else
   devices=$(seq -s, "$2" $((10#$2 + ranks - 1)))

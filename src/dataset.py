@@ -10,6 +10,7 @@ from typing import Any, Iterator, Tuple, Union
 
 import numpy as np
 
+from src.cpu_settings import usable_cores
 from src.records import DataError, DetectionData
 from src.samples import SampleStream, limit_threads
 
@@ -84,7 +85,7 @@ def usable_workers(requested: int, batch_bytes: int = 0, ranks: int = 1) -> int:
     MindData's worker processes hand batches over in /dev/shm and die of a bus error when it is
     full; 64 MB is all that a container gets by default. One worker is a thread and needs none.
     """
-    workers = max(1, min(requested, len(os.sched_getaffinity(0))))
+    workers = max(1, min(requested, usable_cores()))
     room = int(_SHARED_SHARE * shared_memory() / ranks / max(1, _QUEUE * batch_bytes))
     if workers > 1 and room < workers:
         logger.warning("/dev/shm is small: %d worker(s) instead of %d", max(1, room), workers)
