@@ -85,6 +85,7 @@ class TrainConfig:
 class DataConfig:
     strict: bool = False  # an unreadable image ends the run instead of being reported and replaced
     allow_links: bool = False  # follow links that lead out of the data set
+    augment: bool = True  # false: images are only resized, and no box is too small to train on
     random_interpolation: bool = False  # one of five for each image, as in the official code
     most_expand: float = at_least(1, 4.0)  # sides of the image the canvas around it may have
     crop_share: float = between(0, 1, 1.0)  # of the images that the random crop is tried on

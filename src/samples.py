@@ -11,7 +11,7 @@ import functools
 import logging
 import multiprocessing
 import secrets
-from typing import Mapping, Optional, Sequence, Tuple
+from typing import Callable, Mapping, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -81,6 +81,7 @@ class SampleStream:
         world_size: int = 1,
         iou_threshold: float = 0.5,
         strict: bool = False,
+        augment: bool = True,
         random_interpolation: bool = False,
         most_expand: float = transforms.MOST_EXPAND,
         crop_share: float = 1.0,
@@ -90,7 +91,8 @@ class SampleStream:
     ) -> None:
         """`multi_scale` gives the priors (P', 4) of every input size to take turns, step by step,
         the same on all ranks; `priors` and `input_size` are then not used. `mosaic` and `mixup`
-        are probabilities. Without `seed` the augmentation follows from `unseeded`, or from chance.
+        are probabilities. Without `augment` images are only resized (after a mosaic, before a
+        mixup). Without `seed` the augmentation follows from `unseeded`, or from chance.
 
         Raises:
             DataError: a data set without images.
@@ -106,13 +108,15 @@ class SampleStream:
         self.start_step, self.total_steps = start_step, total_steps
         self.iou_threshold = iou_threshold
         self.mosaic, self.mixup = mosaic, mixup
-        self._augment = functools.partial(
+        self._augment: Callable[..., transforms.Sample] = functools.partial(
             transforms.augment,
             mean_bgr=self.mean_bgr,
             random_interpolation=random_interpolation,
             most_expand=most_expand,
             crop_share=crop_share,
         )
+        if not augment:
+            self._augment = _only_resized
         self.shuffled = seed is not None
         # Without a seed images keep their order, and augmentation differs from run to run.
         chosen = unseeded if seed is None else seed
@@ -202,6 +206,16 @@ class SampleStream:
         if image is None:
             return None
         return (image, *training_boxes(self.reader.records[index], image))
+
+
+def _only_resized(
+    image: np.ndarray,
+    boxes_px: np.ndarray,
+    labels: np.ndarray,
+    _rng: np.random.Generator,
+    size: int,
+) -> transforms.Sample:
+    return (*transforms.resize(image, boxes_px, (size, size)), labels)
 
 
 def training_boxes(record: ImageRecord, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:

@@ -148,6 +148,7 @@ def build_batches(
         num_workers=config.train.num_workers,
         iou_threshold=config.anchors.iou_threshold,
         strict=config.data.strict,
+        augment=config.data.augment,
         random_interpolation=config.data.random_interpolation,
         most_expand=config.data.most_expand,
         crop_share=config.data.crop_share,

@@ -122,6 +122,23 @@ def test_targets_are_the_boxes_of_the_image(tmp_path):
             assert np.ptp(boxes, axis=0).max() < 1e-5  # one box
 
 
+def test_without_augmentation_images_are_only_resized(tmp_path):
+    """The same in every epoch, with the boxes where they are, however small."""
+    record = make_record(1, str(tmp_path / "0.png"), (60, 48), [((10, 8, 40, 9), 1, False)])
+    make_data(tmp_path, count=1)
+    data = DetectionData([record], ("a", "b"), (1, 2), "train", str(tmp_path), "coco")
+    source = stream(data, augment=False)
+    for number in range(len(source)):
+        image, loc, label, _ = source[number]
+        colour = 20 - np.array(MEAN, np.float32)
+        np.testing.assert_array_equal(image, np.broadcast_to(colour[:, None, None], image.shape))
+        boxes = decode(loc, grid_priors())[label > 0]
+        assert len(boxes)
+        np.testing.assert_allclose(
+            boxes, [[10 / 60, 8 / 48, 40 / 60, 9 / 48]] * len(boxes), atol=1e-5
+        )
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_pipeline_gives_the_stream_for_any_number_of_workers(tmp_path, workers):
     data = make_data(tmp_path)
