@@ -10,6 +10,7 @@ from typing import Dict, List, Optional, Sequence
 import cv2
 import numpy as np
 
+from src.anchor_fit import build_grid, fit_of, suggest_scales
 from src.coco_utils import find_splits, load_data
 from src.config import PRESETS, Config, get_config
 from src.cpu_settings import usable_cores
@@ -50,6 +51,9 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--strict", action="store_true", help="what training repairs is an error")
+    parser.add_argument(
+        "--suggest_anchors", action="store_true", help="print anchors.scales that fit the boxes"
+    )
     parser.add_argument("--picture", type=Path, default=Path("check_data.png"), help="PNG to write")
     return parser.parse_args(argv)
 
@@ -88,6 +92,8 @@ def check(args: argparse.Namespace, config: Config) -> int:
                     findings.note("images of two splits", message)
             known.update(seen)
         iou = print_reach(columns, config)
+        if args.suggest_anchors:
+            print_anchors(columns, config)
         if args.picture and len(iou) == len(columns.labels):
             write_picture(picture_path(args.picture, data.split), data, columns, config)
         failed |= print_findings(findings, args.strict)
@@ -146,6 +152,21 @@ def print_reach(columns: Columns, config: Config) -> np.ndarray:
     if out:
         print(f"  out of reach, but for the one best prior of each box: {', '.join(out)}")
     return iou
+
+
+def print_anchors(columns: Columns, config: Config) -> None:
+    """Scales that reach more boxes than those of the configuration, with what they change."""
+    boxes, threshold = boxes_cxcywh(columns)[~columns.ignore], config.anchors.iou_threshold
+    if not len(boxes):
+        print("  no boxes to fit anchors to")
+        return
+    grid, now = build_grid(config)
+    for name, scales in (("now", now), ("fitted", suggest_scales(boxes, grid, now, threshold))):
+        fit, words = fit_of(boxes, scales, grid, threshold), ",".join(f"{s:g}" for s in scales)
+        print(
+            f"  anchors {name}: {fit.share:.1%} of the boxes matched, mean of the best IoU", end=""
+        )
+        print(f" {fit.mean:.3f}, with --set anchors.scales={words}")
 
 
 def print_findings(findings: Findings, strict: bool) -> bool:

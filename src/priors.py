@@ -109,7 +109,7 @@ def prior_boxes(
 
 def prior_shapes_per_cell(anchors: AnchorConfig, num_maps: int) -> List[int]:
     """Number of priors in a cell of each feature map."""
-    return [2 + 2 * len(row) for row in _ratio_rows(anchors, num_maps)]
+    return [2 + 2 * len(row) for row in ratio_rows(anchors, num_maps)]
 
 
 def make_priors(config: Config) -> np.ndarray:
@@ -119,8 +119,8 @@ def make_priors(config: Config) -> np.ndarray:
         ValueError: scales, steps or ratios whose number does not fit the feature maps.
     """
     sizes = map_sizes(config.model)
-    table = _table(config.anchors, config.model.input_size, sizes)
-    ratios = _ratio_rows(config.anchors, len(sizes))
+    table = table_for(config.anchors, config.model.input_size, sizes)
+    ratios = ratio_rows(config.anchors, len(sizes))
     return prior_boxes(sizes, table.steps, table.scales, ratios, config.model.input_size)
 
 
@@ -131,7 +131,12 @@ def map_sizes(model: ModelConfig) -> List[int]:
     return ssd_feature_sizes(model.input_size)
 
 
-def _table(anchors: AnchorConfig, input_size: int, sizes: Sequence[int]) -> PriorTable:
+def table_for(anchors: AnchorConfig, input_size: int, sizes: Sequence[int]) -> PriorTable:
+    """The scales and steps asked for; where none are, those of the input size.
+
+    Raises:
+        ValueError: their number does not fit the feature maps.
+    """
     table = _OFFICIAL_TABLES.get(input_size)
     if table is None or len(table.steps) != len(sizes):
         table = derived_table(input_size, sizes)
@@ -143,7 +148,12 @@ def _table(anchors: AnchorConfig, input_size: int, sizes: Sequence[int]) -> Prio
     return PriorTable(tuple(scales), tuple(steps))
 
 
-def _ratio_rows(anchors: AnchorConfig, num_maps: int) -> Sequence[Sequence[float]]:
+def ratio_rows(anchors: AnchorConfig, num_maps: int) -> Sequence[Sequence[float]]:
+    """The aspect ratios of each feature map, beside 1.
+
+    Raises:
+        ValueError: their number does not fit the feature maps.
+    """
     rows = anchors.ratios * num_maps if len(anchors.ratios) == 1 else anchors.ratios
     if len(rows) != num_maps:
         raise ValueError(f"anchors.ratios needs 1 or {num_maps} rows, not {len(rows)}")

@@ -38,6 +38,19 @@ def test_a_sound_data_set_passes_and_gets_its_picture(tmp_path, capsys):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
+def test_anchors_are_suggested(tmp_path, capsys):
+    rows = [(1, 3, [x, 10, 5, 5]) for x in range(0, 50, 10)]  # 5 of 60 pixels
+    root = write_coco(tmp_path, coco_content(["a.jpg"], rows))
+    assert run(root, "--config", "m2det_tiny", "--images", "none", "--suggest_anchors") == 0
+    lines = [row for row in capsys.readouterr().out.splitlines() if row.startswith("  anchors")]
+    shares = [float(row.split(": ")[1].split("%")[0]) for row in lines]
+    assert shares[1] > shares[0]
+    assert lines[1].count(",") == 2 + 4  # five scales: four maps and one more
+    root = write_coco(tmp_path / "empty", coco_content(["a.jpg"]))
+    assert run(root, "--images", "none", "--suggest_anchors") == 0
+    assert "no boxes to fit anchors to" in capsys.readouterr().out
+
+
 def faulty(tmp_path):
     """A data set with one of everything; returns its root and what should be found."""
     names = [f"{i}.jpg" for i in range(9)]

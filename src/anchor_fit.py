@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scales of prior boxes that fit the ground truths of a data set. NumPy only.
+
+Boxes are (G, 4) `cxcywh` as shares of their image, scales shares of the input side.
+"""
+
+from typing import List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+
+from src.config import Config
+from src.data_report import best_iou
+from src.priors import map_sizes, prior_boxes, ratio_rows, table_for
+
+SMALLEST, LARGEST = 0.01, 1.05
+STEPS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.25)  # that a scale is tried to be multiplied with
+ROUNDS = 20  # far more than are ever needed
+MOST_BOXES = 5000  # looked at while searching
+GAP = 1.1  # least ratio of two neighbouring scales
+
+
+class Grid(NamedTuple):
+    """The feature maps: cells and pixels between cells of each, ratios of each, input side."""
+
+    sizes: Sequence[int]
+    steps: Sequence[float]
+    ratios: Sequence[Sequence[float]]
+    input_size: int
+
+
+class Fit(NamedTuple):
+    """How well priors reach boxes: share with an IoU of the threshold, and mean best IoU."""
+
+    share: float
+    mean: float
+
+
+def build_grid(config: Config) -> Tuple[Grid, Tuple[float, ...]]:
+    """The feature maps of a configuration, and the scales it has now."""
+    sizes = map_sizes(config.model)
+    table = table_for(config.anchors, config.model.input_size, sizes)
+    rows = ratio_rows(config.anchors, len(sizes))
+    return Grid(sizes, table.steps, rows, config.model.input_size), table.scales
+
+
+def fit_of(boxes: np.ndarray, scales: Sequence[float], grid: Grid, threshold: float = 0.5) -> Fit:
+    """How well the priors of `scales` (one a map and one more) reach `boxes`."""
+    priors = prior_boxes(grid.sizes, grid.steps, scales, grid.ratios, grid.input_size)
+    per_cell = [2 + 2 * len(row) for row in grid.ratios]
+    iou = best_iou(boxes, priors, grid.sizes, per_cell)
+    return Fit(float((iou >= threshold).mean()), float(iou.mean()))
+
+
+def suggest_scales(
+    boxes: np.ndarray, grid: Grid, start: Sequence[float] = (), threshold: float = 0.5
+) -> Tuple[float, ...]:
+    """Ascending scales, one a map and one more, for which more boxes have a prior near.
+
+    Begins with the better of `start` and the quantiles of the boxes' sizes (square root of the
+    area), and changes one scale at a time while that helps: first the share of boxes with an IoU
+    of `threshold`, then the mean of their best IoU.
+
+    Raises:
+        ValueError: no boxes, or `start` of another length.
+    """
+    count = len(grid.sizes) + 1
+    if not len(boxes):
+        raise ValueError("no boxes to fit anchors to")
+    if len(start) not in (0, count):
+        raise ValueError(f"expected {count} scales to start from, not {len(start)}")
+    seen = boxes[:: -(-len(boxes) // MOST_BOXES)]
+    starts = [_quantile_scales(seen, count)] + ([list(start)] if start else [])
+    best = max(starts, key=lambda scales: fit_of(seen, scales, grid, threshold))
+    reached = fit_of(seen, best, grid, threshold)
+    for _ in range(ROUNDS):
+        before = reached
+        for place in range(count):
+            for candidate in _neighbours(best, place):
+                fit = fit_of(seen, candidate, grid, threshold)
+                if fit > reached:
+                    best, reached = candidate, fit
+        if reached == before:
+            break
+    return tuple(best)
+
+
+def _quantile_scales(boxes: np.ndarray, count: int) -> List[float]:
+    """Sizes that part the boxes into equal shares, kept apart from each other."""
+    sides = np.sqrt(boxes[:, 2:].prod(axis=1))
+    scales = np.quantile(sides, np.linspace(0.05, 0.98, count)).clip(SMALLEST, LARGEST)
+    for i in range(1, count):
+        scales[i] = max(scales[i], scales[i - 1] * GAP)
+    scales = np.minimum(scales, LARGEST / GAP ** np.arange(count - 1, -1, -1))
+    return scales.round(4).tolist()
+
+
+def _neighbours(scales: Sequence[float], place: int) -> List[List[float]]:
+    """`scales` with the one at `place` changed, where they still ascend."""
+    found = []
+    for factor in STEPS:
+        changed = list(scales)
+        changed[place] = round(changed[place] * factor, 4)
+        apart = all(b >= a * 1.05 for a, b in zip(changed, changed[1:]))
+        if apart and changed[0] >= SMALLEST and changed[-1] <= LARGEST:
+            found.append(changed)
+    return found
