@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 import numpy as np
 
 from src.detection_errors import ErrorSummary
+from src.object_fates import as_lines, fates_by_size
 from src.records import DetectionData
 from src.scoring import CocoScore
 from src.voc_scoring import voc_mean_ap
@@ -84,6 +85,7 @@ def all_metrics(
         "detections": len(results),
         "classes": table,
         "errors": {"score_threshold": errors.score_threshold, **errors.counts},
+        "objects_by_size": fates_by_size(data, errors),
         "confusion": {
             "classes": ["background", *data.class_names],
             "rows": errors.confusion.tolist(),
@@ -109,7 +111,7 @@ def as_text(metrics: Mapping[str, Any]) -> str:
     found = metrics["errors"]
     kinds = [f"{count} {kind}" for kind, count in found.items() if kind != "score_threshold"]
     lines.append(f"\nscore {found['score_threshold']} and above: {', '.join(kinds)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *as_lines(metrics["objects_by_size"])])
 
 
 def _number(value: float) -> str:

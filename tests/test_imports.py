@@ -45,6 +45,8 @@ DATA = {
     "box_files",
     "screen",
     "inside",
+    "anchor_fit",
+    "object_fates",
 }
 GRAPH = {
     *("backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"),
