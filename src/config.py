@@ -13,6 +13,7 @@ from src.typed_config import ConfigError, at_least, between, from_dict, override
 
 BACKBONES = (
     "vgg16",
+    "resnet18_slim",
     *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
     *(f"se_resnet{depth}" for depth in (50, 101, 152)),
     "se_resnext50_32x4d",

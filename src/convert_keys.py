@@ -14,6 +14,7 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 Shapes = Mapping[str, Tuple[int, ...]]
 
 _RESNETS: Dict[Tuple[str, Tuple[int, ...]], str] = {
+    ("slim", (2, 2, 2, 2)): "resnet18_slim",
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
@@ -159,7 +160,9 @@ def find_backbone(shapes: Shapes) -> str:
 
 def _find_family(shapes: Shapes) -> str:
     if not any(".se_module." in key for key in shapes):
-        return "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
+        if "layer1.0.conv3.weight" in shapes:
+            return "bottleneck"
+        return "slim" if shapes.get("layer1.0.conv1.weight", (0,))[0] == 32 else "basic"
     if "layer0.conv3.weight" in shapes:
         return "senet154"
     grouped = shapes.get("layer1.0.conv2.weight", (0, 0))[1] == 4

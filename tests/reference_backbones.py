@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 VARIANTS = {
+    "resnet18_slim": ("slim", (2, 2, 2, 2)),
     "resnet18": ("basic", (2, 2, 2, 2)),
     "resnet34": ("basic", (3, 4, 6, 3)),
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
@@ -95,7 +96,7 @@ class Residual(nn.Module):
 
 def block_plan(family, planes, stride):
     """The convolutions of a residual block: (outputs, kernel, stride, groups) each."""
-    if family == "basic":
+    if family in ("basic", "slim"):
         return [(planes, 3, stride, 1), (planes, 3, 1, 1)]
     if family == "bottleneck":
         return [(planes, 1, 1, 1), (planes, 3, stride, 1), (planes * 4, 1, 1, 1)]
@@ -113,13 +114,14 @@ class ResNet(nn.Module):
         super().__init__()
         family, blocks = VARIANTS[name]
         self.attention = family.startswith("se")
-        inputs = self._stem(family)
+        planes = 32 if family == "slim" else 64
+        inputs = self._stem(family, planes)
         for i, stride in enumerate((1, 2, 1, 2)):
             shortcut = 3 if family == "senet154" and i > 0 else 1
             stage = nn.Sequential()
             for j in range(blocks[i]):
                 step = stride if j == 0 else 1
-                plan = block_plan(family, 64 << i, step)
+                plan = block_plan(family, planes << i, step)
                 stage.append(Residual(inputs, plan, step, shortcut, self.attention))
                 inputs = plan[-1][0]
             setattr(self, f"layer{i + 1}", stage)
@@ -127,10 +129,10 @@ class ResNet(nn.Module):
         # The ImageNet classifier is carried in official checkpoints, unused.
         setattr(self, "last_linear" if self.attention else "fc", nn.Linear(inputs, 1000))
 
-    def _stem(self, family):
+    def _stem(self, family, planes):
         if not self.attention:
-            self.conv1, self.bn1 = conv(3, 64, 7, 2), nn.BatchNorm2d(64)
-            return 64
+            self.conv1, self.bn1 = conv(3, planes, 7, 2), nn.BatchNorm2d(planes)
+            return planes
         if family == "senet154":
             self.layer0 = chain(
                 conv1=conv(3, 64, 3, 2), bn1=nn.BatchNorm2d(64), relu1=nn.ReLU(),
