@@ -38,7 +38,7 @@ if [[ ${LINT:-1} != 0 ]]; then
   check "ruff check" ruff check .
   check "ruff format" ruff format --check .
   check "mypy" mypy --explicit-package-bases "${pure[@]}"
-  check "shellcheck" shellcheck -x scripts/*.sh .ci/run
+  check "shellcheck" shellcheck -x scripts/*.sh scripts/recipes/*.sh .ci/run
 fi
 # A process per core with xdist where there is memory for it: the largest network wants 8 GB.
 cores=$(usable_cores)

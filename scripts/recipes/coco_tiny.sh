@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Learns the training images of a small COCO by heart, and says what keeps the rest out.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: bash scripts/recipes/coco_tiny.sh DATASET_PATH OUTPUT [FLAGS]
+  DATASET_PATH  COCO folder of some hundred images at most, with train and val
+  OUTPUT        folder for everything made
+  FLAGS         handed to train.py after the recipe's own, e.g. --set train.total_epochs=100
+Trains on the images of train without augmentation, with anchors for small objects, then scores
+train (which it has learned by heart) and val (which shows that it has), draws what it finds in
+the training images, and prints which objects of which size the priors do not reach.
+DEVICE_TARGET=CPU|GPU|Ascend chooses the device, PYTHON is the interpreter.
+TEXT
+}
+
+want_arguments 2 "$@"
+choose_python
+device_flags 0
+data=$(realpath -m -- "$1") out=$(realpath -m -- "$2")
+cd "$ROOT"
+
+# Scales: check_data.py DATASET_PATH --suggest_anchors on coco_tiny at 320 pixels.
+recipe=(
+  --config m2det_tiny
+  --set experiment_tag=coco_tiny
+  --set model.input_size=320
+  --set model.num_scales=6
+  --set 'anchors.scales=0.0547,0.1197,0.2383,0.407,0.5768,0.9592,1.05'
+  --set data.augment=false
+  --set optimizer.weight_decay=0
+  --set train.total_epochs=200
+  --set train.warmup=4
+  --set train.save_epochs=10
+  --set train.keep_checkpoints=1
+  --set test.score_threshold=0.05
+)
+
+"$PYTHON" train.py "${DEVICE_FLAGS[@]}" --dataset_path "$data" --train_url "$out/run" \
+  "${recipe[@]}" "${@:3}"
+finals=("$out"/run/*/*-final.ckpt)
+checkpoint=${finals[0]}
+
+for split in train val; do
+  printf '\nScores on %s\n' "$split"
+  "$PYTHON" eval.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$checkpoint" --dataset_path "$data" \
+    --split "$split" --output "$out/eval_$split" --report
+done
+
+printf '\nObjects that the priors reach\n'
+"$PYTHON" check_data.py "$data" --split train --images none --picture "$out/data.png" \
+  --suggest_anchors "${recipe[@]}"
+
+# The folder of the training images is where the data set has it.
+images=$("$PYTHON" -c 'import sys
+from pathlib import Path
+from src.coco_utils import load_data
+print(Path(load_data(Path(sys.argv[1]), "train").records[0].path).parent)' "$data")
+rm -rf "$out/pictures"
+"$PYTHON" demo.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$checkpoint" --input "$images" \
+  --limit 16 --output "$out/pictures"
+
+cat <<TEXT
+
+Done in $SECONDS s.
+  checkpoint  $checkpoint
+  training    $out/eval_train/report.html
+  held out    $out/eval_val/report.html
+  pictures    $out/pictures/*.png
+TEXT

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipes in scripts/recipes, with a stand-in for Python that says how it was called."""
+
+import pytest
+
+from tests.test_scripts import SCRIPTS, call  # noqa: F401  (a fixture)
+
+RECIPES = sorted(path.name for path in (SCRIPTS / "recipes").glob("*.sh"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_and_too_few_arguments(call, name):  # noqa: F811
+    shown = call(f"recipes/{name}", "--help")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith(f"usage: bash scripts/recipes/{name} ")
+    for given in ((), ("data",), ("data", "--set", "x")):
+        result = call(f"recipes/{name}", *given)
+        assert result.returncode == 2
+        assert result.stderr.startswith("usage:")
+    assert list(call.folder.iterdir()) == []
+
+
+def test_coco_tiny(call):  # noqa: F811
+    result = call("recipes/coco_tiny.sh", "my data", "out", "--set", "train.total_epochs=3")
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.splitlines()
+    data, out = call.folder / "my data", call.folder / "out"  # the caller's, not the project's
+    calls = [word for word in words if word.endswith(".py")]
+    assert calls == ["train.py", "eval.py", "eval.py", "check_data.py", "demo.py"]
+    train = words[: words.index("eval.py")]
+    assert train[1:7] == [
+        *("--device_target", "CPU", "--dataset_path", str(data), "--train_url", str(out / "run"))
+    ]
+    assert train.index("train.total_epochs=3") > train.index("train.total_epochs=200")
+    assert "data.augment=false" in train
+    assert str(out / "eval_train") in words
+    assert str(out / "eval_val") in words
+
+
+def test_settings_of_coco_tiny_are_known():
+    from src.config import get_config
+    from src.priors import make_priors
+
+    text = (SCRIPTS / "recipes" / "coco_tiny.sh").read_text(encoding="utf-8")
+    lines = [line.strip().strip("\\") for line in text.splitlines()]
+    overrides = [line[6:].strip("'") for line in lines if line.startswith("--set ") and "=" in line]
+    assert len(overrides) > 5
+    config = get_config("m2det_tiny", overrides)
+    assert not config.data.augment
+    assert len(make_priors(config)) == 6 * sum(n * n for n in (40, 20, 10, 5, 3, 1))
