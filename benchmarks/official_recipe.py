@@ -11,7 +11,6 @@ same files, weights converted, so that eval.py and `python -m benchmarks.recipes
 import argparse
 import contextlib
 import logging
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from src.coco_utils import load_data
 from src.config import AnchorConfig, Config, ModelConfig, get_config, override
 from src.convert_config import layout_of
 from src.convert_weights import from_official
+from src.cpu_settings import thread_count
 from src.lr_scheduler import learning_rates
 from src.model import build_model
 from src.priors import map_sizes, prior_shapes_per_cell
@@ -193,7 +193,7 @@ def build_network(config: Config, kaiming_heads: bool = False) -> Any:
         import torch
     except ImportError:
         raise ValueError("PyTorch is not installed, see requirements-dev.txt") from None
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1)
+    torch.set_num_threads(thread_count())
     if config.random_seed is not None:
         torch.manual_seed(config.random_seed)
     options: Dict[str, Any] = {name: getattr(config.model, name) for name in NETWORK_OPTIONS}
