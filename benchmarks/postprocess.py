@@ -57,13 +57,17 @@ def official_nms(
 
 
 def official_postprocess(
-    peer: ModuleType, loc: np.ndarray, scores: np.ndarray, priors: np.ndarray
+    peer: ModuleType,
+    loc: np.ndarray,
+    scores: np.ndarray,
+    priors: np.ndarray,
+    lowest: float = 0.1,
 ) -> List[np.ndarray]:
     """(n, 5) detections of each class from class probabilities (P, C)."""
     boxes = decode(loc, priors) * np.array(SIZE_PX * 2, np.float32)
     found = []
     for label in range(1, CLASSES):
-        rows = np.where(scores[:, label] > 0.1)[0]
+        rows = np.where(scores[:, label] > lowest)[0]
         if len(rows) == 0:
             found.append(np.empty((0, 5), np.float32))
             continue

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing.connection import Connection
@@ -106,8 +107,8 @@ def measure(case: Case, sides: Sequence[str], folder: Path, rounds: int) -> Dict
 
 def in_own_process(function: Any, *arguments: Any) -> Any:
     """What `function` returns, called where its memory and threads end with it."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def rows(case: Case, network: Network, found: Dict[str, Measured], limit: float) -> List[str]:

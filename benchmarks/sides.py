@@ -54,28 +54,45 @@ def pytorch(case: Case, folder: Path) -> Run:
     """The reference network, with the official multibox loss and SGD."""
     import torch
 
-    reference = tests_module("reference_torch")
-    torch.set_num_threads(thread_count())
-    net = reference.M2Det(**_options(case))
-    net.load_state_dict(torch.load(folder / f"{case.weights}.pth", weights_only=True))
+    net = torch_network(case, folder)
     images = torch.from_numpy(_images(case))
     if case.kind == "inference":
-        net.eval()
+        return lambda: torch_forward(net, images)
+    priors = torch_forward(net, images)[0].shape[1]
+    batch = (images, *map(torch.from_numpy, _targets(case, priors)))
+    step = torch_step(net)
+    return lambda: step(*batch)
 
-        def infer() -> Any:
-            with torch.inference_mode():
-                return net(images)
 
-        return infer
-    net.train()
-    with torch.no_grad():
-        priors = net(images)[0].shape[1]
-    loc, labels = (torch.from_numpy(x) for x in _targets(case, priors))
+def torch_network(case: Case, folder: Path) -> Any:
+    """The reference network with the weights of a case, in evaluation mode."""
+    import torch
+
+    torch.set_num_threads(thread_count())
+    net = tests_module("reference_torch").M2Det(**_options(case)).eval()
+    net.load_state_dict(torch.load(folder / f"{case.weights}.pth", weights_only=True))
+    return net
+
+
+def torch_forward(net: Any, images: Any) -> Any:
+    """(loc, logits) without a graph for gradients."""
+    import torch
+
+    with torch.inference_mode():
+        return net(images)
+
+
+def torch_step(net: Any) -> Callable[..., float]:
+    """A function of (images, offsets, labels) that makes one training step; the gradient norm."""
+    import torch
+
+    multibox_loss = tests_module("reference_torch").multibox_loss
     optimizer = torch.optim.SGD(net.parameters(), 1e-6, momentum=0.9, weight_decay=5e-5)
+    net.train()
 
-    def step() -> float:
+    def step(images: Any, offsets: Any, labels: Any) -> float:
         optimizer.zero_grad()
-        sum(reference.multibox_loss(*net(images), loc, labels.long())).backward()
+        sum(multibox_loss(*net(images), offsets, labels.long())).backward()
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 4.0)
         optimizer.step()
         return float(norm)
@@ -87,24 +104,41 @@ def mindspore(case: Case, folder: Path) -> Run:
     """This project, through the parts that train.py and eval.py put together."""
     from mindspore import Tensor
 
+    config, net = our_network(case, folder)
+    images = Tensor(_images(case))
+    if case.kind == "inference":
+        return lambda: [x.asnumpy() for x in net(images)]
+    step = our_step(config, net)
+    batch = (images, *map(Tensor, _targets(case, len(priors_of(case)))), Tensor(np.float32(0)))
+    return lambda: [x.asnumpy() for x in step(*batch)]
+
+
+def our_network(case: Case, folder: Path) -> Tuple[Any, Any]:
+    """(configuration, network with the weights of a case, in evaluation mode)."""
     from src.model import build_model
-    from src.priors import make_priors
     from src.utils import load_weights, setup_device
 
     setup_device("CPU")
     config = _config(case)
     net = build_model(config)
     load_weights(net, folder / case.weights / "weights.ckpt")
-    images = Tensor(_images(case))
-    if case.kind == "inference":
-        net.set_train(False)
-        return lambda: [x.asnumpy() for x in net(images)]
+    net.set_train(False)
+    return config, net
+
+
+def our_step(config: Any, net: Any) -> Callable[..., Any]:
+    """The training step that train.py compiles, at a learning rate of 1e-6."""
     from src.training_setup import build_optimizer_for, build_step
 
     optimizer = build_optimizer_for(config, net, np.full(10_000, 1e-6))
-    step = build_step(config, net, optimizer, world_size=1, loss_scale=1.0)
-    batch = (images, *map(Tensor, _targets(case, len(make_priors(config)))), Tensor(np.float32(0)))
-    return lambda: [x.asnumpy() for x in step(*batch)]
+    return build_step(config, net, optimizer, world_size=1, loss_scale=1.0)
+
+
+def priors_of(case: Case) -> np.ndarray:
+    """(P, 4) cxcywh."""
+    from src.priors import make_priors
+
+    return make_priors(_config(case))
 
 
 def onnxruntime(case: Case, folder: Path) -> Run:
