@@ -73,7 +73,7 @@ def official(config: Config) -> Config:
             warmup=5.0,
             lr_epochs=(90, 110, 130, 150),
             gamma=(0.5, 0.2, 0.1, 0.1),
-            per_batch_size=config.train.per_batch_size,
+            per_batch_size=config.train.per_batch_size * config.train.accumulate,
             total_epochs=config.train.total_epochs,
             num_workers=1,
             empty_image_negatives=0,

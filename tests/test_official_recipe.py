@@ -48,9 +48,12 @@ def small_config(*overrides):
 
 
 def test_settings():
-    ours = get_config("m2det_tiny", ["test.score_threshold=0.02", "anchors.scales=0.1,0.2"])
+    changes = ["test.score_threshold=0.02", "anchors.scales=0.1,0.2", "train.accumulate=3"]
+    ours = get_config("m2det_tiny", changes)
     found = official_recipe.official(ours)
-    assert found.model == ours.model
+    for name in official_recipe.NETWORK_OPTIONS:
+        assert getattr(found.model, name) == getattr(ours.model, name)
+    assert (found.train.per_batch_size, found.train.accumulate) == (24, 1)  # one step of ours
     assert found.test == ours.test
     assert found.anchors.scales == ()
     assert (found.data.most_expand, found.data.crop_share) == (4.0, 1.0)
