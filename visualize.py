@@ -15,6 +15,7 @@ from mindspore import Tensor
 from src.checkpoint import resolve_config
 from src.coco_utils import load_data
 from src.config import Config
+from src.graph_cache import Cached
 from src.images import read_image
 from src.inside import draw_activations, draw_matches, draw_priors
 from src.model import build_model
@@ -96,7 +97,8 @@ def activations(config: Config, args: argparse.Namespace) -> np.ndarray:
     image = read_image(str(args.image))
     whole = View(config.model.input_size, (0, 0, image.shape[1], image.shape[0]))
     inputs = Tensor(view_input(image, whole, config.data.mean_bgr)[None])
-    maps = [found.asnumpy()[0] for found in model.neck(*model.backbone(inputs))]
+    features = Cached(model.backbone)(inputs)
+    maps = [found.asnumpy()[0] for found in Cached(model.neck)(*features)]
     return draw_activations(image, maps, config.model.num_levels)
 
 

@@ -13,6 +13,7 @@ from mindspore import Tensor, nn
 
 from src.checkpoint import Labels, load_labels, resolve_config
 from src.config import Config
+from src.graph_cache import Cached
 from src.merging import merge_views
 from src.model import build_model
 from src.multi_scale import resized_priors
@@ -85,9 +86,10 @@ def build_priors(config: Config, size: int) -> np.ndarray:
 def cell_network(cell: nn.Cell) -> Network:
     """A network cell, in evaluation mode, as a function of arrays."""
     cell.set_train(False)
+    cached = Cached(cell)
 
     def run(inputs: np.ndarray) -> Outputs:
-        loc, logits = cell(Tensor(inputs))
+        loc, logits = cached(Tensor(inputs))
         return loc.asnumpy(), logits.asnumpy()
 
     return run

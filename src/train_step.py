@@ -4,7 +4,7 @@
 Shape letters: B batch, S input side, P priors.
 """
 
-from typing import List, Sequence, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 import mindspore as ms
 import numpy as np
@@ -231,13 +231,20 @@ class AccumulatedStep:
     Args:
         step: the step it stands for.
         parts: how many; the batch must be a multiple of it.
+        compiled: put around each cell that is called.
     """
 
-    def __init__(self, step: TrainOneStepCell, parts: int) -> None:
+    def __init__(
+        self,
+        step: TrainOneStepCell,
+        parts: int,
+        compiled: Callable[[nn.Cell], Callable[..., Any]] = lambda cell: cell,
+    ) -> None:
         totals = step.update.optimizer.parameters.clone(prefix="totals", init="zeros")
         self.step, self.parts = step, parts
-        self._keep = _Keep(step.update)
-        self._add, self._finish = _AddGradients(step, totals), _Finish(step, totals)
+        self._keep = compiled(_Keep(step.update))
+        self._add = compiled(_AddGradients(step, totals))
+        self._finish = compiled(_Finish(step, totals))
 
     @property
     def loss_scale(self) -> Parameter:

@@ -11,6 +11,7 @@ from src.checkpoint import Labels
 from src.config import Config, override
 from src.dataset import batches, build_train_dataset
 from src.detector import Detector, cell_network
+from src.graph_cache import Cached
 from src.loss import ModelWithLoss, MultiBoxLoss
 from src.loss_scale import FIRST, DynamicLossScale
 from src.lr_scheduler import learning_rates
@@ -30,7 +31,7 @@ from src.trainer import build_optimizer, total_steps
 
 LOG = logging.getLogger("m2det.train")
 KNOWN_BATCH = 32  # largest total batch with which results without rescaling are known
-StepCell = Union[TrainOneStepCell, AccumulatedStep]
+StepCell = Union[Cached, AccumulatedStep]
 
 
 def build_schedule(config: Config, num_images: int, world_size: int) -> np.ndarray:
@@ -113,7 +114,8 @@ def build_step(
         world_size,
     )
     step.set_train()
-    return AccumulatedStep(step, config.train.accumulate) if config.train.accumulate > 1 else step
+    parts = config.train.accumulate
+    return AccumulatedStep(step, parts, Cached) if parts > 1 else Cached(step)
 
 
 def build_batches(

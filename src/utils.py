@@ -15,6 +15,7 @@ from mindspore.communication import get_group_size, get_rank, init
 from src.checkpoint import STATE_PREFIX, CheckpointError, read_checkpoint
 from src.config import PRESETS, Config
 from src.cpu_settings import thread_count
+from src.graph_cache import open_cache
 
 
 def run_main(main: Callable[[], Any]) -> None:
@@ -44,7 +45,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> Tuple[int, int]:
-    """Select graph mode and the device; returns (rank, number of ranks).
+    """Select graph mode, device and cache of graphs; returns (rank, number of ranks).
 
     Raises:
         ValueError: the device is not there.
@@ -60,14 +61,15 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
         if target == "GPU":
             reason = f"`python -m src.check_device` says what is missing ({reason})"
         raise ValueError(f"device {target} {device_id} cannot be used: {reason}") from None
-    if not distribute:
-        return 0, 1
-    init()
-    world_size = get_group_size()
-    ms.set_auto_parallel_context(
-        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size
-    )
-    return get_rank(), world_size
+    rank, world_size = 0, 1
+    if distribute:
+        init()
+        rank, world_size = get_rank(), get_group_size()
+        ms.set_auto_parallel_context(
+            parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size
+        )
+    open_cache(target, rank, world_size)
+    return rank, world_size
 
 
 def set_seed(seed: Optional[int]) -> None:

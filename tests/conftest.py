@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would drown the report
+os.environ["M2DET_CACHE"] = "off"  # no test depends on another, nor on what a user has kept
 
 TORCH_TESTS = ["test_convert*.py", "test_parity*.py", "test_reference.py"]
 collect_ignore_glob = [] if importlib.util.find_spec("torch") else TORCH_TESTS

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PURE = {
     *("config", "typed_config", "priors", "box_utils", "lr_scheduler", "nms", "loss_scale"),
-    "cpu_settings",
+    *("cpu_settings", "compile_cache"),
 }
 DATA = {
     "records",
@@ -50,7 +50,7 @@ DATA = {
 }
 GRAPH = {
     *("backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"),
-    *("optimizers", "train_step", "network_options"),
+    *("optimizers", "train_step", "network_options", "graph_cache", "graph_facts"),
 }
 EXPORT = {
     "exported",
