@@ -75,6 +75,7 @@ def official(config: Config) -> Config:
             gamma=(0.5, 0.2, 0.1, 0.1),
             per_batch_size=config.train.per_batch_size * config.train.accumulate,
             total_epochs=config.train.total_epochs,
+            total_steps=config.train.total_steps,
             num_workers=1,
             empty_image_negatives=0,
             eval_epochs=config.train.eval_epochs,
@@ -258,8 +259,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     data = load_data(args.dataset_path, args.split)
     config = with_classes(config, len(data.class_names) + 1)
     batch, images = config.train.per_batch_size, len(data.records)
+    steps = args.steps or (0 if args.epochs else config.train.total_steps)
     epochs = args.epochs or config.train.total_epochs
-    rates = schedule(config, args.steps or total_steps(epochs, images, batch))
+    rates = schedule(config, steps or total_steps(epochs, images, batch))
     set_seed(config.random_seed)
     network = build_network(config, args.heads == "kaiming")
     batches = setup.build_batches(config, data, 0, len(rates), 0, 1)

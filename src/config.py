@@ -60,6 +60,7 @@ class TrainConfig:
     gamma: Tuple[float, ...] = (0.5, 0.2, 0.1, 0.1)  # factor applied at each of lr_epochs
     lr_epochs: Tuple[int, ...] = (90, 110, 130, 150)
     total_epochs: int = at_least(1, 160)
+    total_steps: int = at_least(0, 0)  # length of the run whatever the data; 0: total_epochs
     num_workers: int = at_least(1, 3)
     schedule: str = field(default="step", metadata={"choices": ("step", "cosine")})
     empty_image_negatives: int = at_least(0, 3)  # mined from an image without boxes; official 0
@@ -166,6 +167,10 @@ _TINY_MODEL = {
     "num_scales": 4,
     "sfam": True,
 }
+_SMALL_MODEL = {
+    **_TINY_MODEL,
+    **{"backbone": "resnet18_slim", "input_size": 320, "num_levels": 3, "num_scales": 5},
+}
 _TINY_TRAIN = {
     "lr": 1e-3,
     "warmup": 0.4,
@@ -175,6 +180,10 @@ _TINY_TRAIN = {
     "num_workers": 1,
     "ema": 0.98,
 }
+_SMALL_TRAIN = {**_TINY_TRAIN, "total_steps": 1500, "ema": 0.995}
+# For training from nothing on a CPU: short runs cannot learn from much zooming.
+_SHORT_DATA = {"most_expand": 1.5, "crop_share": 0.3}
+_ADAM = {"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0}
 # SSD300 as in the PyTorch tutorials: 8,732 priors, 4 or 6 a cell.
 _SSD300_ANCHORS = {
     "scales": (0.10, 0.20, 0.37, 0.54, 0.71, 0.88, 1.05),
@@ -196,13 +205,12 @@ PRESETS: Mapping[str, Config] = {
         _preset("ssd320_vgg16", model={"input_size": 320, "neck": "ssd"}),
         _preset("deconv320_vgg16", model={"input_size": 320, "neck": "deconv"}),
         _preset("ssd300_vgg16", model={"input_size": 300, "neck": "ssd"}, anchors=_SSD300_ANCHORS),
-        _preset(
-            "m2det_tiny",
-            random_seed=0,
-            model=_TINY_MODEL,
-            train=_TINY_TRAIN,
-            data={"most_expand": 1.5, "crop_share": 0.3},  # its maps are coarse, its run short
-            optimizer={"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0},
+        *(
+            _preset(name, 0, model=model, train=train, data=_SHORT_DATA, optimizer=_ADAM)
+            for name, model, train in (
+                ("m2det_tiny", _TINY_MODEL, _TINY_TRAIN),
+                ("m2det_small", _SMALL_MODEL, _SMALL_TRAIN),
+            )
         ),
     )
 }

@@ -36,10 +36,11 @@ StepCell = Union[Cached, AccumulatedStep]
 
 def build_schedule(config: Config, num_images: int, world_size: int) -> np.ndarray:
     """One learning rate for each step of the run, (steps,) float32."""
+    per_step = images_per_step(config, world_size)
     return learning_rates(
         config.train.lr * (world_size if config.train.scale_lr else 1),
-        total_steps(config.train.total_epochs, num_images, images_per_step(config, world_size)),
-        num_images / images_per_step(config, world_size),
+        config.train.total_steps or total_steps(config.train.total_epochs, num_images, per_step),
+        num_images / per_step,
         config.train.warmup,
         config.train.lr_epochs,
         config.train.gamma,
@@ -171,6 +172,7 @@ def build_facts(config: Config, data: DetectionData, world_size: int) -> Dict[st
         "num_images": len(data.records),
         "random_seed": config.random_seed,
         "schedule": [train.schedule, train.lr, train.scale_lr, train.total_epochs, train.warmup],
+        "total_steps": train.total_steps,
         "milestones": [list(train.lr_epochs), list(train.gamma)],
         "optimizer": config.optimizer.type,
     }

@@ -49,6 +49,16 @@ def test_parts_count_as_one_step():
     )
 
 
+def test_length_in_steps_is_the_same_whatever_the_data_and_ranks():
+    wanted = get_config("m2det_tiny", ["train.total_steps=30", "train.warmup=0"])
+    short, long = build_schedule(wanted, 10, 1), build_schedule(wanted, 10_000, 2)
+    assert len(short) == len(long) == 30
+    # two ranks have twice the rate
+    np.testing.assert_allclose(long, 2 * short)
+    # half a cosine over all steps: half of the rate in the middle
+    assert short[15] == pytest.approx(0.5e-3)
+
+
 def test_milestones_are_where_the_schedule_turns():
     rates = learning_rates(1.0, 100, 10, 2, (5, 8), (0.1,))
     assert milestones(rates, 10) == [
