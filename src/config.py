@@ -91,6 +91,7 @@ class DataConfig:
     random_interpolation: bool = False  # one of five for each image, as in the official code
     most_expand: float = at_least(1, 4.0)  # sides of the image the canvas around it may have
     crop_share: float = between(0, 1, 1.0)  # of the images that the random crop is tried on
+    vertical_flip: bool = False  # for images without up and down: from microscopes, from the air
     mosaic: float = 0.0  # probability of a training image made of four
     mixup: float = 0.0  # probability of a training image blended with another
     multi_scale: Tuple[int, ...] = ()  # input sizes to take turns; each is compiled once

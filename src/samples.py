@@ -85,6 +85,7 @@ class SampleStream:
         random_interpolation: bool = False,
         most_expand: float = transforms.MOST_EXPAND,
         crop_share: float = 1.0,
+        vertical_flip: bool = False,
         mosaic: float = 0.0,
         mixup: float = 0.0,
         multi_scale: Optional[Mapping[int, np.ndarray]] = None,
@@ -114,6 +115,7 @@ class SampleStream:
             random_interpolation=random_interpolation,
             most_expand=most_expand,
             crop_share=crop_share,
+            vertical_flip=vertical_flip,
         )
         if not augment:
             self._augment = _only_resized

@@ -155,6 +155,7 @@ def build_batches(
         random_interpolation=config.data.random_interpolation,
         most_expand=config.data.most_expand,
         crop_share=config.data.crop_share,
+        vertical_flip=config.data.vertical_flip,
         mosaic=config.data.mosaic,
         mixup=config.data.mixup,
         multi_scale=scales,

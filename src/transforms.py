@@ -171,14 +171,19 @@ def _rounded(start: int, length: int, scale: float, size: int) -> Tuple[int, int
 
 
 def mirror(
-    image: np.ndarray, boxes_px: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+    image: np.ndarray,
+    boxes_px: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    upside_down: bool = False,
 ) -> Sample:
-    """Left and right exchanged, with probability 1/2."""
+    """Left and right exchanged, or top and bottom, with probability 1/2."""
     if rng.random() < 0.5:
         return image, boxes_px, labels
+    axis = 1 if upside_down else 0
     flipped = boxes_px.copy()
-    flipped[:, [0, 2]] = image.shape[1] - boxes_px[:, [2, 0]]
-    return cv2.flip(image, 1), flipped, labels
+    flipped[:, [axis, axis + 2]] = image.shape[1 - axis] - boxes_px[:, [axis + 2, axis]]
+    return cv2.flip(image, 1 - axis), flipped, labels
 
 
 def resize(
@@ -220,13 +225,15 @@ def augment(
     random_interpolation: bool = False,
     most_expand: float = MOST_EXPAND,
     crop_share: float = 1.0,
+    vertical_flip: bool = False,
 ) -> Sample:
     """Crop, resize onto an expanded canvas, distort and mirror: a (size, size, 3) training image.
 
     The official order is crop, distort, expand, mirror, resize; distorting after the crop was
     resized is the same up to rounding and less work. Boxes shorter than 1/100 of the image are
     dropped; if none is left of some, the image is used as it is. Only `crop_share` of the images
-    go through the crop (which leaves some of them whole, too).
+    go through the crop (which leaves some of them whole, too). With `vertical_flip` half of them
+    are turned upside down as well.
     """
     interpolation = cv2.INTER_LINEAR
     if random_interpolation:
@@ -241,7 +248,8 @@ def augment(
     if len(boxes_px) and not large.any():
         return (*resize(image, boxes_px, (size, size), interpolation), labels)
     small, boxes = paste(distort(small, rng), boxes[large], (x1, y1), size, mean_bgr)
-    return mirror(small, boxes, kept[large], rng)
+    sample = mirror(small, boxes, kept[large], rng)
+    return mirror(*sample, rng, upside_down=True) if vertical_flip else sample
 
 
 def mosaic(samples: Sequence[Sample], rng: np.random.Generator, size: int) -> Sample:

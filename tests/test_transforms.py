@@ -170,6 +170,33 @@ def test_mirror_half_the_time():
     assert 440 < turned < 560
 
 
+def test_mirror_upside_down_half_the_time():
+    turned = 0
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        image, boxes, _ = transforms.mirror(photo(), BOXES, LABELS, rng, upside_down=True)
+        if np.array_equal(image, photo()):
+            np.testing.assert_array_equal(boxes, BOXES)
+        else:
+            turned += 1
+            np.testing.assert_array_equal(image, photo()[::-1])
+            # 48 high: [4, 20] becomes [28, 44].
+            assert boxes[0].tolist() == [4, 28, 24, 44]
+    assert 440 < turned < 560
+
+
+@pytest.mark.parametrize(("allowed", "least", "most"), [(False, 0, 0), (True, 440, 560)])
+def test_images_are_turned_upside_down_only_where_asked(allowed, least, most):
+    turned = 0
+    for seed in SEEDS:
+        arguments = (photo(), BOXES, LABELS, np.random.default_rng(seed), 64, MEAN)
+        image, _, _ = transforms.augment(
+            *arguments, most_expand=1.0, crop_share=0.0, vertical_flip=allowed
+        )
+        turned += image[:8].sum() > image[-8:].sum()  # green grows from top to bottom
+    assert least <= turned <= most
+
+
 def test_resize_scales_boxes_with_the_image():
     image, boxes = transforms.resize(photo(), BOXES, (120, 24))
     assert image.shape == (24, 120, 3)
