@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks import whole_jobs as jobs  # noqa: E402
+from benchmarks import whole_jobs as jobs
 
 
 def test_rows_hold_medians_over_the_turns():
