@@ -59,7 +59,8 @@ class StopSignal:
     def _wait(self) -> None:
         while not self._over.is_set():
             received = signal.sigtimedwait(SIGNALS, POLL_SECONDS)
-            if received is not None:
+            # A process that was asleep (Ctrl-Z, fg) gets memory never written to, not None.
+            if received is not None and received.si_signo in SIGNALS:
                 self._take(received.si_signo)
 
     def _take(self, number: int) -> None:

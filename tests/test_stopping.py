@@ -54,6 +54,20 @@ with StopSignal() as stop:
     assert run(script) == (130, ["None", "2"])
 
 
+def test_a_run_put_to_sleep_goes_on():
+    """As Ctrl-Z and fg do; Python's sigtimedwait then makes up a number."""
+    script = """
+import subprocess
+with StopSignal() as stop:
+    stop.defer()
+    sleep = "kill -STOP %d; sleep 0.4; kill -CONT %d; sleep 0.1;" % ((os.getpid(),) * 2)
+    subprocess.run(["sh", "-c", 3 * sleep], check=True)
+    time.sleep(0.3)
+    print(stop.number)
+"""
+    assert run(script) == (0, ["None"])
+
+
 def test_a_handler_put_in_its_place_is_never_called():
     """As MindSpore does while a graph runs."""
     script = """
