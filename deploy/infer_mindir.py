@@ -5,6 +5,7 @@ Needs mindspore, numpy and opencv-python-headless, and nothing else of this proj
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,13 +17,12 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 def load(path):
     """The network as a function of one (1, ...) input, and what the file says of itself."""
-    beside = path.with_name(path.name + ".json")
+    if mindspore.__version__.startswith(("2.9.", "2.10.")):  # their AVX-512 convolutions are slow
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     try:
-        if beside.is_file():
-            about = json.loads(beside.read_text(encoding="utf-8"))
-        else:  # it is inside as well
-            model = ModelProto.FromString(path.read_bytes())
-            about = json.loads({e.key: e.value for e in model.user_info}.get("m2det", "{}"))
+        info = ModelProto.FromString(path.read_bytes()).user_info
+        info = info if hasattr(info, "get") else {e.key: e.value for e in info}  # before 2.10
+        about = json.loads(info.get("m2det", "{}"))
         network = mindspore.nn.GraphCell(mindspore.load(str(path)))
     except Exception as error:  # MindSpore raises many kinds
         raise ValueError(f"{path}: cannot be loaded: {error}") from None

@@ -67,13 +67,15 @@ class Boxes(nn.Cell):
     def __init__(self, priors: np.ndarray) -> None:
         super().__init__()
         self.centre = Tensor(priors[None, :, :2])
-        self.size = Tensor(priors[None, :, 2:])
+        self.half_size = Tensor(priors[None, :, 2:] * np.float32(0.5))
         self.centre_step = Tensor(priors[None, :, 2:] * np.float32(VARIANCES[0]))
+        # A tensor: a Python number would be an operator of its own, which MindSpore Lite lacks.
+        self.size_step = Tensor(np.float32([VARIANCES[1]]))
         self.softmax = ops.Softmax(-1)
 
     def construct(self, loc: Tensor, logits: Tensor) -> Tuple[Tensor, Tensor]:
         centre = self.centre + loc[:, :, :2] * self.centre_step
-        half = self.size * ops.exp(loc[:, :, 2:] * VARIANCES[1]) * 0.5
+        half = self.half_size * ops.exp(loc[:, :, 2:] * self.size_step)
         boxes = ops.cat((centre - half, centre + half), 2)
         return boxes, self.softmax(logits)[:, :, 1:]
 

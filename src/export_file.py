@@ -137,8 +137,10 @@ class Inscription:
         self.text = text
 
     def __call__(self, model: Any) -> None:
-        entry = model.user_info.add()  # a map, but MindSpore's own classes know it as a list
-        entry.key, entry.value = METADATA_KEY, self.text
+        if hasattr(model.user_info, "add"):  # a map, which MindSpore before 2.10 knows as a list
+            model.user_info.add(key=METADATA_KEY, value=self.text)
+        else:
+            model.user_info[METADATA_KEY] = self.text
 
 
 def add_nms(draft: Path, inputs: np.ndarray, metadata: Dict[str, Any]) -> Path:

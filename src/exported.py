@@ -168,8 +168,10 @@ def _open_mindir(path: Path) -> Tuple[Run, Optional[str]]:
         raise ExportedError(f"{path}: damaged, or no MINDIR file") from None
     if not model.graph.node or not model.graph.output:
         raise ExportedError(f"{path}: no MINDIR file, or cut off")
-    texts = [entry.value for entry in model.user_info if entry.key == METADATA_KEY]
-    del model
+    info = model.user_info  # a map, which MindSpore before 2.10 knows as a list
+    notes = info if hasattr(info, "get") else {entry.key: entry.value for entry in info}
+    text = notes.get(METADATA_KEY)
+    del model, info, notes
     try:
         graph = nn.GraphCell(ms.load(str(path)))
     except Exception as error:  # MindSpore raises many kinds
@@ -178,7 +180,7 @@ def _open_mindir(path: Path) -> Tuple[Run, Optional[str]]:
     def run(inputs: np.ndarray) -> Tuple[np.ndarray, ...]:
         return tuple(output.asnumpy() for output in graph(ms.Tensor(inputs)))
 
-    return run, texts[0] if texts else None
+    return run, text
 
 
 def _open_onnx(path: Path) -> Tuple[Run, Optional[str]]:

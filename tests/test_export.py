@@ -2,6 +2,7 @@
 """export.py from checkpoint to file: what it writes, and that nothing wrong is left behind."""
 
 import json
+import re
 import sys
 
 import mindspore as ms
@@ -22,12 +23,22 @@ from src.exported import file_sha256
 onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
 pytestmark = pytest.mark.usefixtures("device")
 
+# In MindSpore Lite's list for the CPU and float32, some under names of its own (deploy/README.md)
+LITE = {
+    *("Conv2D", "BiasAdd", "BatchNorm", "ReLU", "MaxPool", "ResizeNearestNeighbor", "Concat"),
+    *("Add", "Transpose", "Reshape", "Shape", "Pad", "ReduceMean", "Sigmoid", "Mul"),
+    *("Cast", "StridedSlice", "Sub", "Exp", "Softmax"),
+}
+PLUMBING = {"", "Constant", "Depend", "Load", "MakeTuple", "TupleGetItem", "UpdateState"}
+
 
 def inside(path):
     """The metadata within a file, read with the formats' own classes."""
     if path.suffix == ".onnx":
         return {p.key: p.value for p in onnx.load(str(path)).metadata_props}["m2det"]
     model = ModelProto.FromString(path.read_bytes())
+    if hasattr(model.user_info, "get"):  # from MindSpore 2.10 on
+        return model.user_info["m2det"]
     return {entry.key: entry.value for entry in model.user_info}["m2det"]
 
 
@@ -45,6 +56,15 @@ def test_a_file_comes_with_its_metadata_inside_and_beside(case, exports):
     assert beside["postprocess"]["method"] == ("hard" if hard else "linear")
     assert beside["postprocess"]["iou_threshold"] == (0.45 if hard else 0.3)
     assert beside["config"]["model"]["num_classes"] == 4
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "mindir" in case])
+def test_operators_are_those_of_mindspore_lite(case, exports):
+    model = ModelProto.FromString(exports.path(case).read_bytes())
+    nodes = [node for graph in (model.graph, *model.functions) for node in graph.node]
+    operators = {re.sub(r"^REF::|:\d+$", "", node.op_type) for node in nodes}
+    assert "Conv2D" in operators
+    assert operators <= LITE | PLUMBING
 
 
 @pytest.mark.parametrize("case", CASES)
