@@ -32,6 +32,7 @@ from src.graph_facts import Unknown, graph_digest
 
 LOG = logging.getLogger("m2det.cache")
 _STATE = "state.json"
+_SWITCH = "MS_COMPILER_CACHE_ENABLE"
 _LOCK = threading.Lock()  # one graph at a time
 _NUMBER = re.compile(r"_\d+(?=\.[^/]*$)")  # in the name of a graph's file
 # Of MindSpore's variables, those that say where a rank is. The others may change what is compiled.
@@ -53,8 +54,7 @@ def open_cache(target: str, rank: int = 0, world_size: int = 1) -> None:
     Where it cannot be used there is a warning, and everything is compiled. Someone who has switched
     on MindSpore's own cache keeps that.
     """
-    names = ("MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH")
-    if ms.get_context("compile_cache_path") or any(os.environ.get(name) for name in names):
+    if _SWITCH in os.environ or ms.get_context("compile_cache_path"):
         return
     folder = cache_folder(os.environ, default=target == "CPU")
     if folder is None:
@@ -76,13 +76,13 @@ def process_facts(target: str, rank: int, world_size: int) -> Dict[str, Any]:
     here = Path(__file__).resolve().parent
     script = Path(str(getattr(sys.modules["__main__"], "__file__", None) or ""))
     files = [*here.rglob("*.py"), *([script] if script.is_file() else [])]
-    settings = {k: v for k, v in os.environ.items() if k[:3] == "MS_" and k[:8] != "MS_SCHED"}
+    settings = {name: value for name, value in os.environ.items() if name.startswith("MS_")}
     return {
         "mindspore": ms.__version__,
         "python": [*sys.version_info[:3], platform.machine()],
         "sources": digest_of_files(files),
         "device": [target, rank, world_size],
-        "settings": {k: v for k, v in settings.items() if not k.startswith(_PLACES)},
+        "settings": {n: value for n, value in settings.items() if not n.startswith(_PLACES)},
     }
 
 
@@ -124,12 +124,12 @@ def _kept_graph(cell: nn.Cell, inputs: Sequence[ms.Tensor]) -> Iterator[None]:
             LOG.warning("a compiled graph is not kept: %s", error)
             yield
             return
-        ms.set_context(enable_compile_cache=True)
+        os.environ[_SWITCH] = "1"
         try:
             yield
             _collect(work, store, key, state.compiled, put)
         finally:
-            ms.set_context(enable_compile_cache=False)
+            del os.environ[_SWITCH]
             for path in _graphs(work):
                 path.unlink()
 
