@@ -10,6 +10,7 @@ import pytest
 from engine_runs import PREFIX, contents, finish, left_running, start, wait_for
 
 from src.callback import list_checkpoints
+from src.cpu_settings import usable_cores
 from src.run_log import read_log
 from src.shapes import write_dataset
 
@@ -68,7 +69,7 @@ def test_a_read_only_folder_is_one_line(data, small_disk):
 
 
 def test_a_dead_data_worker_ends_the_run(data, tmp_path):
-    if len(os.sched_getaffinity(0)) < 2:
+    if usable_cores() < 2:
         pytest.skip("one core: the data worker is a thread")
     settings = ["train.per_batch_size=4", "train.total_epochs=1000", "train.num_workers=2"]
     process = start(data, tmp_path, settings, phase="worker")
