@@ -21,7 +21,7 @@ def test_help_and_too_few_arguments(call, name):  # noqa: F811
 
 
 def test_coco_tiny(call):  # noqa: F811
-    result = call("recipes/coco_tiny.sh", "my data", "out", "--set", "train.total_epochs=3")
+    result = call("recipes/coco_tiny.sh", "my data", "out", "--set", "train.total_steps=3")
     assert result.returncode == 0, result.stderr
     words = result.stdout.splitlines()
     data, out = call.folder / "my data", call.folder / "out"  # the caller's, not the project's
@@ -32,7 +32,7 @@ def test_coco_tiny(call):  # noqa: F811
     assert train[1:7] == [
         *("--device_target", "CPU", "--dataset_path", str(data), "--train_url", str(out / "run"))
     ]
-    assert train.index("train.total_epochs=3") > train.index("train.total_epochs=200")
+    assert train.index("train.total_steps=3") > train.index("train.total_steps=2000")
     assert "data.augment=false" in train
     assert str(out / "eval_train") in words
     assert str(out / "eval_val") in words
@@ -46,6 +46,6 @@ def test_settings_of_coco_tiny_are_known():
     lines = [line.strip().strip("\\") for line in text.splitlines()]
     overrides = [line[6:].strip("'") for line in lines if line.startswith("--set ") and "=" in line]
     assert len(overrides) > 5
-    config = get_config("m2det_tiny", overrides)
+    config = get_config("m2det_small", overrides)
     assert not config.data.augment
-    assert len(make_priors(config)) == 6 * sum(n * n for n in (40, 20, 10, 5, 3, 1))
+    assert len(make_priors(config)) == 6 * sum(n * n for n in (40, 20, 10, 5, 3))

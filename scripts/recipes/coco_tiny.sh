@@ -10,7 +10,7 @@ usage() {
 usage: bash scripts/recipes/coco_tiny.sh DATASET_PATH OUTPUT [FLAGS]
   DATASET_PATH  COCO folder of some hundred images at most, with train and val
   OUTPUT        folder for everything made
-  FLAGS         handed to train.py after the recipe's own, e.g. --set train.total_epochs=100
+  FLAGS         handed to train.py after the recipe's own, e.g. --set train.total_steps=500
 Trains on the images of train without augmentation, with anchors for small objects, then scores
 train (which it has learned by heart) and val (which shows that it has), draws what it finds in
 the training images, and prints what became of the objects of each size, with the network trained
@@ -25,16 +25,14 @@ device_flags 0
 data=$(realpath -m -- "$1") out=$(realpath -m -- "$2")
 cd "$ROOT"
 
-# Scales: check_data.py DATASET_PATH --suggest_anchors on coco_tiny at 320 pixels.
+# Scales: check_data.py DATASET_PATH --suggest_anchors --config m2det_small on coco_tiny.
 recipe=(
-  --config m2det_tiny
+  --config m2det_small
   --set experiment_tag=coco_tiny
-  --set model.input_size=320
-  --set model.num_scales=6
-  --set 'anchors.scales=0.0547,0.1197,0.2383,0.407,0.5768,0.9592,1.05'
+  --set 'anchors.scales=0.056,0.1197,0.2646,0.5237,0.912,1.05'
   --set data.augment=false
   --set optimizer.weight_decay=0
-  --set train.total_epochs=200
+  --set train.total_steps=2000
   --set train.warmup=4
   --set train.save_epochs=10
   --set train.keep_checkpoints=1
