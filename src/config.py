@@ -181,7 +181,7 @@ _TINY_TRAIN = {
     "num_workers": 1,
     "ema": 0.98,
 }
-_SMALL_TRAIN = {**_TINY_TRAIN, "total_steps": 1500, "ema": 0.995}
+_SMALL_TRAIN = {**_TINY_TRAIN, "per_batch_size": 4, "total_steps": 3000, "ema": 0.998}
 # For training from nothing on a CPU: short runs cannot learn from much zooming.
 _SHORT_DATA = {"most_expand": 1.5, "crop_share": 0.3}
 _ADAM = {"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0}
