@@ -219,7 +219,7 @@ PRESETS: Mapping[str, Config] = {
 
 def default_preset(device_target: str) -> str:
     """What is trained where no preset is named: on a CPU one that it can train."""
-    return "m2det_tiny" if device_target == "CPU" else "m2det512_vgg16"
+    return "m2det_small" if device_target == "CPU" else "m2det512_vgg16"
 
 
 def get_config(name: str, overrides: Sequence[str] = ()) -> Config:
