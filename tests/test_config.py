@@ -3,7 +3,15 @@ import dataclasses
 
 import pytest
 
-from src.config import PRESETS, Config, ConfigError, from_json, get_config, to_json
+from src.config import (
+    PRESETS,
+    Config,
+    ConfigError,
+    default_preset,
+    from_json,
+    get_config,
+    to_json,
+)
 
 
 def test_presets_of_the_model_zoo_are_there():
@@ -115,3 +123,8 @@ def test_named_forms_of_the_test_section():
     )
     with pytest.raises(ConfigError, match="test is a section"):
         get_config("m2det_tiny", ["test=other"])
+
+
+def test_what_is_trained_where_nothing_is_named_is_a_preset_the_device_can_train():
+    assert PRESETS[default_preset("CPU")].model.backbone == "resnet18_slim"
+    assert PRESETS[default_preset("GPU")].model.backbone == "vgg16"
