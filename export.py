@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from src.checkpoint import load_labels, resolve_config
+from src.detector import load_network
 from src.export_file import check_request, export_network
 from src.export_metadata import Request, labels_for
 from src.export_onnx import import_onnx
-from src.model import build_model
-from src.utils import add_common_arguments, load_weights, run_main, setup_device
+from src.utils import add_common_arguments, run_main, setup_device
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -51,9 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         import_onnx()
     check_request(request, config, output)
     setup_device(args.device_target, args.device_id)
-    network = build_model(config)
-    load_weights(network, args.checkpoint_path)
-    network.set_train(False)
+    network = load_network(config, args.checkpoint_path)
     for difference in export_network(network, config, labels, request, output):
         print(
             f"batch {difference.batch_size}: largest difference to the network "

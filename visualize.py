@@ -15,12 +15,12 @@ from mindspore import Tensor
 from src.checkpoint import resolve_config
 from src.coco_utils import load_data
 from src.config import Config
+from src.detector import load_network
 from src.graph_cache import Cached
 from src.images import read_image
 from src.inside import draw_activations, draw_matches, draw_priors
-from src.model import build_model
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
-from src.utils import add_common_arguments, load_weights, run_main, setup_device
+from src.utils import add_common_arguments, run_main, setup_device
 from src.views import View, view_input
 
 
@@ -91,9 +91,7 @@ def activations(config: Config, args: argparse.Namespace) -> np.ndarray:
     if config.model.neck != "mlfpn":
         raise ValueError(f"model.neck={config.model.neck} has no levels to show")
     setup_device(args.device_target, args.device_id)
-    model = build_model(config)
-    load_weights(model, args.checkpoint_path)
-    model.set_train(False)
+    model = load_network(config, args.checkpoint_path)
     image = read_image(str(args.image))
     whole = View(config.model.input_size, (0, 0, image.shape[1], image.shape[0]))
     inputs = Tensor(view_input(image, whole, config.data.mean_bgr)[None])
