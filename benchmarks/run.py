@@ -74,6 +74,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, side: str, case: Case, folder: Path) -> None:
+    os.environ["M2DET_CACHE"] = "off"  # the first call compiles
     run = SIDES[side](case, folder)
     for question in iter(pipe.recv, None):
         if question == "memory":

@@ -115,15 +115,12 @@ def mindspore(case: Case, folder: Path) -> Run:
 
 def our_network(case: Case, folder: Path) -> Tuple[Any, Any]:
     """(configuration, network with the weights of a case, in evaluation mode)."""
-    from src.model import build_model
-    from src.utils import load_weights, setup_device
+    from src.detector import load_network
+    from src.utils import setup_device
 
     setup_device("CPU")
     config = _config(case)
-    net = build_model(config)
-    load_weights(net, folder / case.weights / "weights.ckpt")
-    net.set_train(False)
-    return config, net
+    return config, load_network(config, folder / case.weights / "weights.ckpt")
 
 
 def our_step(config: Any, net: Any) -> Callable[..., Any]:
