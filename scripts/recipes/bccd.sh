@@ -22,15 +22,16 @@ device_flags 0
 data=$(realpath -m -- "$1") out=$(realpath -m -- "$2")
 cd "$ROOT"
 
-# Cells lie any way round, and the largest is half as long as the image: four maps do. Scales:
-# check_data.py DATASET_PATH --suggest_anchors.
+# Cells lie any way round, and none is longer than half of the image: four maps do. Platelets, red
+# cells and white cells have a scale each, on the map whose cells are about a third as long.
 recipe=(
   --config m2det_small
   --set experiment_tag=bccd
   --set model.num_scales=4
-  --set 'anchors.scales=0.077,0.1745,0.227,0.3688,0.5746'
+  --set 'anchors.scales=0.07,0.18,0.36,0.55,0.8'
+  --set 'anchors.ratios=[[2.0]]'
   --set data.vertical_flip=true
-  --set train.total_steps=5000
+  --set train.total_steps=2000
   --set test.score_threshold=0.01
 )
 
