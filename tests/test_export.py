@@ -195,6 +195,16 @@ def test_difference_by_hand():
     assert compare([own * np.nan], [own]).relative == float("inf")
 
 
+def test_infinite_outputs_have_to_agree():
+    """Boxes of a diverged network: exp gives infinity."""
+    own, found = np.array([[np.inf, 2.0, -4.0]]), np.array([[np.inf, 2.5, -4.0]])
+    difference = compare([found], [own])
+    assert (difference.absolute, difference.relative) == (0.5, 0.125)
+    for wrong in (-np.inf, np.nan, 1e30):
+        assert compare([np.array([[wrong, 2.0, -4.0]])], [own]).relative == float("inf")
+    assert compare([np.array([[np.inf, np.inf, -4.0]])], [own]).relative == float("inf")
+
+
 def test_hard_nms_by_hand():
     """Two images; in the first, B overlaps A by 0.6, C by nothing; D is of another class."""
     a, b, c = [0.0, 0, 0.4, 0.4], [0.1, 0, 0.5, 0.4], [0.6, 0.6, 0.9, 0.9]
