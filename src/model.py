@@ -22,6 +22,7 @@ from src.ssd import DeconvNeck, SSDNeck
 # Share of the old running value that stays; torch's momentum of 0.01 in MLFPN, 0.1 in `Norm`.
 MLFPN_MOMENTUM = 0.99
 NORM_MOMENTUM = 0.9
+FUSED_CELLS = 400  # cells of a map from which on joining the weights of both heads pays
 
 
 class ConvBNReLU(nn.Cell):
@@ -221,6 +222,8 @@ class MultiBoxHead(nn.Cell):
         pairs = list(zip(channels, priors_per_cell))
         self.loc = nn.CellList([self._conv(c, n * 4) for c, n in pairs])
         self.conf = nn.CellList([self._conv(c, n * num_classes) for c, n in pairs])
+        outputs = [n * (4 + num_classes) for n in priors_per_cell]
+        self.both = tuple(ops.Conv2D(n, 3, pad_mode="pad", pad=1) for n in outputs)
 
     @staticmethod
     def _conv(cin: int, cout: int) -> nn.Conv2d:
@@ -229,9 +232,21 @@ class MultiBoxHead(nn.Cell):
         )
 
     def construct(self, maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        loc = [self._rows(conv(x), 4) for conv, x in zip(self.loc, maps)]
-        logits = [self._rows(conv(x), self.num_classes) for conv, x in zip(self.conf, maps)]
+        loc, logits = [], []
+        for i, x in enumerate(maps):
+            offsets, scores = self._outputs(i, x)
+            loc.append(self._rows(offsets, 4))
+            logits.append(self._rows(scores, self.num_classes))
         return ops.cat(loc, 1), ops.cat(logits, 1)
+
+    def _outputs(self, i: int, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """Offsets and scores of map `i`; one convolution where that saves reading a large map."""
+        loc, conf = self.loc[i], self.conf[i]
+        if x.shape[2] * x.shape[3] < FUSED_CELLS:
+            return loc(x), conf(x)
+        both = self.both[i](x, ops.cat((loc.weight, conf.weight), 0))
+        both = ops.bias_add(both, ops.cat((loc.bias, conf.bias), 0))
+        return both[:, : loc.out_channels], both[:, loc.out_channels :]
 
     def _rows(self, x: Tensor, width: int) -> Tensor:
         """(B, n * width, H, W) -> (B, H * W * n, width): row, column, prior of the cell."""

@@ -5,7 +5,7 @@ import pytest
 from mindspore import Tensor
 
 from src.config import get_config
-from src.model import SFAM, TUM, MultiBoxHead, build_model
+from src.model import FUSED_CELLS, SFAM, TUM, MultiBoxHead, build_model
 from src.priors import make_priors
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -81,17 +81,21 @@ def test_sfam_scales_channels_by_a_hand_worked_gate():
     np.testing.assert_allclose(out.asnumpy(), x * gate[None, :, None, None], rtol=1e-5)
 
 
-def test_head_rows_are_ordered_like_the_priors():
+@pytest.mark.parametrize("side", [2, 20])  # the larger map goes through one convolution
+def test_head_rows_are_ordered_like_the_priors(side):
     """Biases number the boxes of a cell; a weight on the centre tap copies the cell's own value."""
+    assert (side**2 >= FUSED_CELLS) == (side == 20)
     head = MultiBoxHead([1], [2], 3)
+    head.loc[0].bias.set_data(Tensor(np.arange(8, dtype=np.float32)))
+    head.loc[0].weight.set_data(Tensor(np.zeros((8, 1, 3, 3), np.float32)))
     head.conf[0].bias.set_data(Tensor(np.arange(6, dtype=np.float32)))
     kernel = np.zeros((6, 1, 3, 3), np.float32)
     kernel[:, 0, 1, 1] = 1
     head.conf[0].weight.set_data(Tensor(kernel))
-    cells = np.array([[100, 200], [300, 400]], np.float32)
-    loc, logits = head((Tensor(cells[None, None]),))
-    assert loc.shape == (1, 8, 4)
-    expected = [[c + 3 * n + k for k in range(3)] for c in (100, 200, 300, 400) for n in range(2)]
+    cells = 100 * np.arange(1, side**2 + 1, dtype=np.float32)
+    loc, logits = head((Tensor(cells.reshape(1, 1, side, side)),))
+    np.testing.assert_array_equal(loc.asnumpy()[0], [[0, 1, 2, 3], [4, 5, 6, 7]] * side**2)
+    expected = [[c + 3 * n + k for k in range(3)] for c in cells for n in range(2)]
     np.testing.assert_array_equal(logits.asnumpy()[0], expected)
 
 
