@@ -38,14 +38,35 @@ def test_coco_tiny(call):  # noqa: F811
     assert str(out / "eval_val") in words
 
 
-def test_settings_of_coco_tiny_are_known():
+def settings(name):
+    """The overrides a recipe gives, in order."""
+    text = (SCRIPTS / "recipes" / name).read_text(encoding="utf-8")
+    lines = [line.strip().strip("\\") for line in text.splitlines()]
+    return [line[6:].strip("'") for line in lines if line.startswith("--set ") and "=" in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "maps", "per_cell"),  # the last convolution of a TUM has no padding: 10 to 8, 5 to 3
+    [("coco_tiny.sh", (40, 20, 10, 5, 3), 6), ("bccd.sh", (40, 20, 10, 8), 4)],
+)
+def test_settings_are_known_and_make_priors(name, maps, per_cell):
     from src.config import get_config
     from src.priors import make_priors
 
-    text = (SCRIPTS / "recipes" / "coco_tiny.sh").read_text(encoding="utf-8")
-    lines = [line.strip().strip("\\") for line in text.splitlines()]
-    overrides = [line[6:].strip("'") for line in lines if line.startswith("--set ") and "=" in line]
+    overrides = settings(name)
     assert len(overrides) > 5
     config = get_config("m2det_small", overrides)
-    assert not config.data.augment
-    assert len(make_priors(config)) == 6 * sum(n * n for n in (40, 20, 10, 5, 3))
+    assert config.data.augment == (name != "coco_tiny.sh")
+    assert len(make_priors(config)) == per_cell * sum(n * n for n in maps)
+
+
+def test_bccd(call):  # noqa: F811
+    result = call("recipes/bccd.sh", "my data", "out", "--set", "random_seed=1")
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.splitlines()
+    assert [word for word in words if word.endswith(".py")] == ["train.py", "eval.py"]
+    train, score = words[: words.index("eval.py")], words[words.index("eval.py") :]
+    assert train[train.index("--split") + 1] == "trainval"  # never what is scored
+    assert score[score.index("--split") + 1] == "test"
+    assert train.index("random_seed=1") > train.index("train.total_steps=2000")
+    assert str(call.folder / "out" / "eval") in score
