@@ -222,8 +222,10 @@ class MultiBoxHead(nn.Cell):
         pairs = list(zip(channels, priors_per_cell))
         self.loc = nn.CellList([self._conv(c, n * 4) for c, n in pairs])
         self.conf = nn.CellList([self._conv(c, n * num_classes) for c, n in pairs])
+        # Tuples throughout: the ONNX exporter fails on a stride that is a number.
+        form = {"pad_mode": "pad", "pad": (1,) * 4, "stride": (1, 1), "dilation": (1, 1)}
         outputs = [n * (4 + num_classes) for n in priors_per_cell]
-        self.both = tuple(ops.Conv2D(n, 3, pad_mode="pad", pad=1) for n in outputs)
+        self.both = tuple(ops.Conv2D(n, (3, 3), **form) for n in outputs)
 
     @staticmethod
     def _conv(cin: int, cout: int) -> nn.Conv2d:

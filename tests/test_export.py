@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from exporting import CASES, LABELS, random_network, save_run
+from mindspore import nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 import export
@@ -19,6 +20,7 @@ from src.export_file import ExportError, write
 from src.export_metadata import Request, labels_for
 from src.export_onnx import append_nms
 from src.exported import file_sha256
+from src.model import MultiBoxHead
 
 onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
 pytestmark = pytest.mark.usefixtures("device")
@@ -224,3 +226,24 @@ def test_hard_nms_by_hand():
 
 def test_the_mode_is_graph_mode_again(exports):
     assert ms.get_context("mode") == ms.GRAPH_MODE
+
+
+class _OneMap(nn.Cell):
+    """A head on one map, large enough to go through one convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = MultiBoxHead([8], [2], 3)
+
+    def construct(self, x):
+        return self.head((x,))
+
+
+def test_onnx_of_the_head_of_a_large_map(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    net, x = _OneMap().set_train(False), np.random.default_rng(0).random((1, 8, 20, 20), np.float32)
+    ms.export(net, ms.Tensor(x), file_name=str(tmp_path / "head"), file_format="ONNX")
+    session = onnxruntime.InferenceSession(str(tmp_path / "head.onnx"))
+    found = session.run(None, {session.get_inputs()[0].name: x})
+    for own, other in zip(net(ms.Tensor(x)), found):
+        np.testing.assert_allclose(other, own.asnumpy(), rtol=0, atol=1e-6)
