@@ -17,7 +17,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 
 from src.config import get_config
 from src.cpu_settings import usable_cores
-from src.utils import run_main
+from src.utils import add_config_arguments, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "the recipe"
@@ -96,9 +96,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="to train on (%(default)s)")
     parser.add_argument("--eval_split", default="val", help="to score (%(default)s)")
     parser.add_argument("--output", required=True, type=Path, help="folder for the runs")
-    parser.add_argument("--config", default="m2det_small", help="preset (%(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="section.key=value",
-                        help="of the recipe")  # fmt: skip
+    add_config_arguments(parser, "m2det_small")
     parser.add_argument("--steps", type=int, default=600, help="of each run (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT",

@@ -22,7 +22,7 @@ from src.object_fates import as_lines, fates_by_size
 from src.priors import make_priors
 from src.records import DetectionData
 from src.scoring import coco_results, score_coco
-from src.utils import run_main
+from src.utils import add_config_arguments, run_main
 
 CERTAIN = 20.0  # logit of the right class; the others have 0
 
@@ -71,8 +71,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     )
     parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
     parser.add_argument("--split", default="train", help="split (default: train)")
-    parser.add_argument("--config", default="m2det_tiny", help="preset")
-    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    add_config_arguments(parser, "m2det_tiny")
     args = parser.parse_args(argv)
     config = get_config(args.config, args.set)
     return report(load_data(args.dataset_path, args.split), config)

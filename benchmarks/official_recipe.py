@@ -38,7 +38,7 @@ from src.records import DetectionData
 from src.run_log import RunLog, save_run
 from src.train_eval import Evaluation
 from src.trainer import Run, total_steps, train
-from src.utils import run_main, set_seed, setup_device, with_classes
+from src.utils import add_config_arguments, run_main, set_seed, setup_device, with_classes
 
 LOG = logging.getLogger("m2det.official")
 EPOCHS = 160  # of the official run; its warm-up and steps are shares of this here
@@ -235,8 +235,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     )
     parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
     parser.add_argument("--split", default="train", help="split to train on (default: train)")
-    parser.add_argument("--config", default="m2det_tiny", help="preset with the network's size")
-    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    add_config_arguments(parser, "m2det_tiny")
     parser.add_argument("--output", default="outputs", type=Path, help="output folder")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="length of the run (default: the preset's)")

@@ -34,12 +34,12 @@ def prepare(case: Case, folder: Path, onnx: bool) -> Network:
     import torch
 
     networks = tests_module("networks")
-    reference, ours = networks.pair(planes=256, **_options(case))
+    reference, ours = networks.pair(planes=256, **options_of(case))
     torch.save(reference.state_dict(), folder / f"{case.weights}.pth")
     from src.checkpoint import save_checkpoint, save_config
 
     home = folder / case.weights
-    save_config(home, _config(case))
+    save_config(home, config_of(case))
     save_checkpoint(ours.parameters_dict(), home / "weights.ckpt")
     if onnx:
         import export
@@ -55,11 +55,11 @@ def pytorch(case: Case, folder: Path) -> Run:
     import torch
 
     net = torch_network(case, folder)
-    images = torch.from_numpy(_images(case))
+    images = torch.from_numpy(images_of(case))
     if case.kind == "inference":
         return lambda: torch_forward(net, images)
     priors = torch_forward(net, images)[0].shape[1]
-    batch = (images, *map(torch.from_numpy, _targets(case, priors)))
+    batch = (images, *map(torch.from_numpy, targets_of(case, priors)))
     step = torch_step(net)
     return lambda: step(*batch)
 
@@ -69,7 +69,7 @@ def torch_network(case: Case, folder: Path) -> Any:
     import torch
 
     torch.set_num_threads(thread_count())
-    net = tests_module("reference_torch").M2Det(**_options(case)).eval()
+    net = tests_module("reference_torch").M2Det(**options_of(case)).eval()
     net.load_state_dict(torch.load(folder / f"{case.weights}.pth", weights_only=True))
     return net
 
@@ -105,11 +105,11 @@ def mindspore(case: Case, folder: Path) -> Run:
     from mindspore import Tensor
 
     config, net = our_network(case, folder)
-    images = Tensor(_images(case))
+    images = Tensor(images_of(case))
     if case.kind == "inference":
         return lambda: [x.asnumpy() for x in net(images)]
     step = our_step(config, net)
-    batch = (images, *map(Tensor, _targets(case, len(priors_of(case)))), Tensor(np.float32(0)))
+    batch = (images, *map(Tensor, targets_of(case, len(priors_of(case)))), Tensor(np.float32(0)))
     return lambda: [x.asnumpy() for x in step(*batch)]
 
 
@@ -119,7 +119,7 @@ def our_network(case: Case, folder: Path) -> Tuple[Any, Any]:
     from src.utils import setup_device
 
     setup_device("CPU")
-    config = _config(case)
+    config = config_of(case)
     return config, load_network(config, folder / case.weights / "weights.ckpt")
 
 
@@ -135,7 +135,7 @@ def priors_of(case: Case) -> np.ndarray:
     """(P, 4) cxcywh."""
     from src.priors import make_priors
 
-    return make_priors(_config(case))
+    return make_priors(config_of(case))
 
 
 def onnxruntime(case: Case, folder: Path) -> Run:
@@ -143,7 +143,7 @@ def onnxruntime(case: Case, folder: Path) -> Run:
     from src.exported import load_exported
 
     network = load_exported(folder / case.weights / f"batch{case.batch}.onnx").network
-    images = _images(case)
+    images = images_of(case)
     return lambda: network(images)
 
 
@@ -177,7 +177,7 @@ def tests_module(name: str) -> Any:
     return __import__(name)
 
 
-def _options(case: Case) -> Dict[str, Any]:
+def options_of(case: Case) -> Dict[str, Any]:
     return {
         "backbone": case.backbone,
         "input_size": case.input_size,
@@ -186,19 +186,19 @@ def _options(case: Case) -> Dict[str, Any]:
     }
 
 
-def _config(case: Case) -> Any:
+def config_of(case: Case) -> Any:
     from src.config import get_config
 
-    overrides = [f"model.{key}={value}" for key, value in _options(case).items()]
+    overrides = [f"model.{key}={value}" for key, value in options_of(case).items()]
     return get_config("m2det320_vgg16", overrides)
 
 
-def _images(case: Case) -> np.ndarray:
+def images_of(case: Case) -> np.ndarray:
     shape = (case.batch, 3, case.input_size, case.input_size)
     return np.random.default_rng(0).normal(0, 50, shape).astype(np.float32)
 
 
-def _targets(case: Case, priors: int) -> Tuple[np.ndarray, np.ndarray]:
+def targets_of(case: Case, priors: int) -> Tuple[np.ndarray, np.ndarray]:
     """(B, P, 4) offsets and (B, P) int32 labels."""
     labels = np.zeros((case.batch, priors), np.int32)
     labels[:, :: priors // POSITIVES] = 1 + np.arange(case.batch)[:, None]

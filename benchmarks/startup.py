@@ -44,13 +44,13 @@ def torch_side(case: Case, folder: Path) -> None:
         net = sides.torch_network(case, folder)
     else:
         torch.set_num_threads(sides.thread_count())
-        net = sides.tests_module("reference_torch").M2Det(**sides._options(case))
+        net = sides.tests_module("reference_torch").M2Det(**sides.options_of(case))
     _say("network")
-    images = torch.from_numpy(sides._images(case))
+    images = torch.from_numpy(sides.images_of(case))
     if case.kind == "inference":
         sides.torch_forward(net, images)
     else:
-        targets = sides._targets(case, len(sides.priors_of(case)))
+        targets = sides.targets_of(case, len(sides.priors_of(case)))
         sides.torch_step(net)(images, *map(torch.from_numpy, targets))
     _say("first")
 
@@ -65,16 +65,16 @@ def our_side(case: Case, folder: Path) -> None:
 
     setup_device("CPU")
     _say("imports")
-    config = sides._config(case)
+    config = sides.config_of(case)
     if case.kind == "inference":
         net = load_network(config, folder / case.weights / "weights.ckpt")
         _say("network")
-        cell_network(net)(sides._images(case))
+        cell_network(net)(sides.images_of(case))
     else:
         step = sides.our_step(config, build_model(config))
         _say("network")
-        targets = sides._targets(case, len(sides.priors_of(case)))
-        batch = map(Tensor, (sides._images(case), *targets, np.float32(0)))
+        targets = sides.targets_of(case, len(sides.priors_of(case)))
+        batch = map(Tensor, (sides.images_of(case), *targets, np.float32(0)))
         for value in step(*batch):
             value.asnumpy()
     _say("first")

@@ -99,8 +99,7 @@ def our_evaluation(case: Case, folder: Path, data: DetectionData) -> Timed:
     numbers = tuple(range(1, sides.CLASSES))
     labels = Labels(tuple(map(str, numbers)), numbers)
     detector = Detector.from_network(network, replace(config, test=test), labels, "weights")
-    keep = lambda ids, entries: None  # noqa: E731
-    arguments = (detector, data, range(len(data.records)), numbers, keep)
+    arguments = (detector, data, range(len(data.records)), numbers, lambda ids, entries: None)
     workers = config.train.num_workers
     evaluate = functools.partial(detect_split, *arguments, num_workers=workers)
     return _timed(lambda: network(zeros), len(data.records), evaluate)

@@ -75,6 +75,25 @@ device_flags() {
   [[ $DEVICE_TARGET == CPU ]] || DEVICE_FLAGS+=(--device_id "$1")
 }
 
+# begin_recipe "$@": for the scripts of recipes/, called with DATASET_PATH and OUTPUT. Sets DATA and
+# OUT to their full names, PYTHON and DEVICE_FLAGS, and goes to the project's folder.
+begin_recipe() {
+  want_arguments 2 "$@"
+  choose_python
+  device_flags 0
+  DATA=$(realpath -m -- "$1") OUT=$(realpath -m -- "$2")
+  cd "$ROOT" || die "cannot enter $ROOT"
+}
+
+# train_recipe FLAGS...: train.py on DATA into OUT/run; sets CHECKPOINT to the finished network.
+train_recipe() {
+  local finals
+  "$PYTHON" train.py "${DEVICE_FLAGS[@]}" --dataset_path "$DATA" --train_url "$OUT/run" "$@"
+  finals=("$OUT"/run/*/*-final.ckpt)
+  # shellcheck disable=SC2034  # used by the recipes
+  CHECKPOINT=${finals[0]}
+}
+
 # run_logged NAME COMMAND...: becomes COMMAND, so that exit code and signals are its own. What it
 # prints goes to the terminal and to a log of its own, which logs/NAME.log leads to.
 # With BACKGROUND=1 it is left running and logs/NAME.pid holds its number.

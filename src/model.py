@@ -234,6 +234,7 @@ class MultiBoxHead(nn.Cell):
         )
 
     def construct(self, maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+        """Maps (B, channels, H, W), largest first -> offsets (B, P, 4) and scores (B, P, C)."""
         loc, logits = [], []
         for i, x in enumerate(maps):
             offsets, scores = self._outputs(i, x)

@@ -32,7 +32,15 @@ def run_main(main: Callable[[], Any]) -> None:
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config`, `--set`, `--device_target` and `--device_id`."""
-    parser.add_argument("--config", metavar="NAME", help=f"preset: {', '.join(PRESETS)}")
+    add_config_arguments(parser)
+    parser.add_argument("--device_target", default="CPU", choices=("CPU", "GPU", "Ascend"))
+    parser.add_argument("--device_id", type=int, default=0)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, preset: Optional[str] = None) -> None:
+    """`--config`, where left out `preset`, and `--set`."""
+    choices = ", ".join(PRESETS)
+    parser.add_argument("--config", metavar="NAME", default=preset, help=f"preset: {choices}")
     parser.add_argument(
         "--set",
         metavar="section.key=value",
@@ -40,8 +48,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="override a parameter of src/config.py; may be given several times",
     )
-    parser.add_argument("--device_target", default="CPU", choices=("CPU", "GPU", "Ascend"))
-    parser.add_argument("--device_id", type=int, default=0)
 
 
 def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> Tuple[int, int]:

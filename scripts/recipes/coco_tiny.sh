@@ -19,11 +19,7 @@ DEVICE_TARGET=CPU|GPU|Ascend chooses the device, PYTHON is the interpreter.
 TEXT
 }
 
-want_arguments 2 "$@"
-choose_python
-device_flags 0
-data=$(realpath -m -- "$1") out=$(realpath -m -- "$2")
-cd "$ROOT"
+begin_recipe "$@"
 
 # Scales: check_data.py DATASET_PATH --suggest_anchors --config m2det_small on coco_tiny.
 recipe=(
@@ -39,34 +35,31 @@ recipe=(
   --set test.score_threshold=0.05
 )
 
-"$PYTHON" train.py "${DEVICE_FLAGS[@]}" --dataset_path "$data" --train_url "$out/run" \
-  "${recipe[@]}" "${@:3}"
-finals=("$out"/run/*/*-final.ckpt)
-checkpoint=${finals[0]}
+train_recipe "${recipe[@]}" "${@:3}"
 
 for split in train val; do
   printf '\nScores on %s\n' "$split"
-  "$PYTHON" eval.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$checkpoint" --dataset_path "$data" \
-    --split "$split" --output "$out/eval_$split" --report
+  "$PYTHON" eval.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$CHECKPOINT" --dataset_path "$DATA" \
+    --split "$split" --output "$OUT/eval_$split" --report
 done
 
 printf '\nWhat anchors and NMS alone keep out: the scores of a perfect network\n'
-"$PYTHON" -m benchmarks.ceiling --dataset_path "$data" "${recipe[@]}"
+"$PYTHON" -m benchmarks.ceiling --dataset_path "$DATA" "${recipe[@]}"
 
 # The folder of the training images is where the data set has it.
 images=$("$PYTHON" -c 'import sys
 from pathlib import Path
 from src.coco_utils import load_data
-print(Path(load_data(Path(sys.argv[1]), "train").records[0].path).parent)' "$data")
-rm -rf "$out/pictures"
-"$PYTHON" demo.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$checkpoint" --input "$images" \
-  --limit 16 --output "$out/pictures"
+print(Path(load_data(Path(sys.argv[1]), "train").records[0].path).parent)' "$DATA")
+rm -rf "$OUT/pictures"
+"$PYTHON" demo.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$CHECKPOINT" --input "$images" \
+  --limit 16 --output "$OUT/pictures"
 
 cat <<TEXT
 
 Done in $SECONDS s.
-  checkpoint  $checkpoint
-  training    $out/eval_train/report.html
-  held out    $out/eval_val/report.html
-  pictures    $out/pictures/*.png
+  checkpoint  $CHECKPOINT
+  training    $OUT/eval_train/report.html
+  held out    $OUT/eval_val/report.html
+  pictures    $OUT/pictures/*.png
 TEXT
