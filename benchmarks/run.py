@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from benchmarks.cases import FULL, QUICK, SMALL, Case
-from benchmarks.sides import ONNX, SIDES, Network, ceiling, prepare
+from benchmarks.sides import ONNX, SIDES, Network, Run, ceiling, prepare
 from src.cpu_settings import thread_count
 
 PEER = "pytorch"
@@ -44,12 +44,12 @@ class Measured:
 
 
 class Worker:
-    """A side in a process of its own, which works only when told to."""
+    """What `prepare(*arguments)` gives, in a process of its own, which works only when told to."""
 
-    def __init__(self, side: str, case: Case, folder: Path) -> None:
+    def __init__(self, prepare: Callable[..., Run], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(far_end, side, case, folder))
+        self._process = context.Process(target=_serve, args=(far_end, prepare, *arguments))
         self._process.start()
         far_end.close()
         self.first = self.repeat()
@@ -73,9 +73,9 @@ class Worker:
             raise RuntimeError(f"{self._process.name} ended; its error is above") from None
 
 
-def _serve(pipe: Connection, side: str, case: Case, folder: Path) -> None:
+def _serve(pipe: Connection, prepare: Callable[..., Run], *arguments: Any) -> None:
     os.environ["M2DET_CACHE"] = "off"  # the first call compiles
-    run = SIDES[side](case, folder)
+    run = prepare(*arguments)
     for question in iter(pipe.recv, None):
         if question == "memory":
             pipe.send(_peak_gb())
@@ -93,10 +93,14 @@ def _peak_gb() -> float:
 
 def measure(case: Case, sides: Sequence[str], folder: Path, rounds: int) -> Dict[str, Measured]:
     """All sides of a case, in turns."""
-    workers = {side: Worker(side, case, folder) for side in sides}
+    return take_turns({side: Worker(SIDES[side], case, folder) for side in sides}, rounds)
+
+
+def take_turns(workers: Mapping[str, Worker], rounds: int) -> Dict[str, Measured]:
+    """One repetition of each, `rounds` times; ends the workers."""
     for worker in workers.values():
         worker.repeat()  # caches and thread choices settle
-    times: Dict[str, List[float]] = {side: [] for side in sides}
+    times: Dict[str, List[float]] = {side: [] for side in workers}
     for _ in range(rounds):
         for side, worker in workers.items():
             times[side].append(worker.repeat())

@@ -46,7 +46,7 @@ def test_multiply_adds_are_counted():
 
 def test_one_side_of_a_case_that_fails_is_named(tmp_path):
     with pytest.raises(RuntimeError, match="error is above"):
-        run.Worker("pytorch", Case("inference", 64, 1, "resnet18", 2), tmp_path)
+        run.Worker(run.SIDES["pytorch"], Case("inference", 64, 1, "resnet18", 2), tmp_path)
 
 
 @pytest.mark.slow
