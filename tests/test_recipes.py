@@ -70,3 +70,22 @@ def test_bccd(call):  # noqa: F811
     assert score[score.index("--split") + 1] == "test"
     assert train.index("random_seed=1") > train.index("train.total_steps=2000")
     assert str(call.folder / "out" / "eval") in score
+
+
+def test_bccd_choices(call):  # noqa: F811
+    result = call(
+        "recipes/bccd_choices.sh", "my data", "out", STEPS="7", JOBS="2", OMP_NUM_THREADS="1"
+    )
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.splitlines()
+    programs = [word for word in words if word.endswith(".py") or word.startswith("benchmarks.")]
+    assert programs == [
+        *("benchmarks.ablation", "train.py", "eval.py"),
+        *("benchmarks.official_recipe", "eval.py", "benchmarks.recipes"),
+    ]
+    assert words.count("train.total_steps=7") == 2  # equal steps
+    assert words.count("model.input_size=192") == 3  # and the same network
+    assert "test" not in words  # which is for bccd.sh alone
+    wrong = call("recipes/bccd_choices.sh", "data", "out", STEPS="many", JOBS="1")
+    assert wrong.returncode == 2
+    assert "STEPS must be a whole number, not 'many'" in wrong.stderr
