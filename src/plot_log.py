@@ -36,15 +36,19 @@ def curves(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Dict[str,
 
 
 def draw_run(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The whole picture, (H, W, 3) uint8 BGR: a panel for each kind of curve.
+    """The whole picture, (H, W, 3) uint8 BGR: a panel for each kind of curve there is.
 
     Raises:
-        ValueError: no rows.
+        ValueError: no rows, or rows without any of the curves.
     """
     if not rows:
         raise ValueError("no steps to draw")
     last = max(row["step"] for row in rows)
-    return np.vstack([draw_panel(t, curves(rows, names), last) for t, names in PANELS.items()])
+    found = {title: curves(rows, names) for title, names in PANELS.items()}
+    panels = [draw_panel(title, lines, last) for title, lines in found.items() if lines]
+    if not panels:
+        raise ValueError("no curves to draw")
+    return np.vstack(panels)
 
 
 def draw_panel(title: str, lines: Mapping[str, Points], last_step: int) -> np.ndarray:

@@ -40,7 +40,7 @@ def test_one_huge_first_loss_does_not_flatten_the_rest():
 
 def test_a_higher_curve_is_drawn_higher():
     picture = draw_run([{"step": s, "loss": v} for s, v in ((0, 0.0), (100, 10.0))])
-    assert picture.shape == (3 * plot_log.HEIGHT, plot_log.WIDTH, 3)
+    assert picture.shape == (plot_log.HEIGHT, plot_log.WIDTH, 3)  # nothing but a loss to show
     ys, xs = np.nonzero((picture[plot_log.TOP : plot_log.HEIGHT] == (190, 120, 40)).all(2))
     assert ys[xs < xs.min() + 30].mean() > ys[xs > xs.max() - 30].mean() + 150
 
@@ -53,3 +53,10 @@ def test_command(tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "log.png")).shape[1] == plot_log.WIDTH
     with pytest.raises(ValueError, match="no steps"):
         draw_run([])
+    with pytest.raises(ValueError, match="no curves"):
+        draw_run([{"step": 1}])
+
+
+def test_a_panel_for_each_kind_of_curve():
+    picture = draw_run([{"step": 1, "loss": 2.0, "learning_rate": 0.1}, {"step": 2, "AP": 0.5}])
+    assert picture.shape[0] == 3 * plot_log.HEIGHT
