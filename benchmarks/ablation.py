@@ -35,6 +35,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "SGD": ("optimizer.type=SGD", "optimizer.weight_decay=5e-4", "train.lr=0.01"),
     "batches twice as large": ("train.per_batch_size={twice}", "train.total_steps={half}"),
 }
+METRICS = "run/metrics.json"
 SCORES = ("AP", "AP50", "AP75")
 
 
@@ -52,12 +53,12 @@ def flags_of(preset: str, recipe: Sequence[str], choice: Sequence[str], steps: i
 
 
 def run_one(folder: Path, args: argparse.Namespace, overrides: Sequence[str], threads: int) -> None:
-    """Trains and scores; nothing if that has been done.
+    """Trains into `folder`/run and scores; nothing if that has been done.
 
     Raises:
         OSError: train.py or eval.py failed; the log in `folder` says why.
     """
-    if (folder / "metrics.json").is_file():
+    if (folder / METRICS).is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
     sets = [word for text in (*overrides, "experiment_tag=run") for word in ("--set", text)]
@@ -74,13 +75,13 @@ def run_one(folder: Path, args: argparse.Namespace, overrides: Sequence[str], th
              "--train_url", str(folder))  # fmt: skip
         (checkpoint,) = folder.glob("run/*-final.ckpt")
         call("eval.py", "--checkpoint_path", str(checkpoint), "--split", args.eval_split,
-             "--output", str(folder))  # fmt: skip
+             "--output", str(checkpoint.parent))  # fmt: skip
 
 
 def table(folders: Mapping[str, Path]) -> str:
     """Markdown: the scores of every choice, and AP beside the recipe's."""
     scores: Dict[str, Dict[str, float]] = {
-        name: json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        name: json.loads((folder / METRICS).read_text(encoding="utf-8"))
         for name, folder in folders.items()
     }
     lines = [f"| | {' | '.join(SCORES)} | AP to the recipe |", "|---" * (len(SCORES) + 2) + "|"]

@@ -30,9 +30,9 @@ def test_unknown_keys_are_refused_before_anything_is_trained(tmp_path):
 def test_scored_runs_are_not_repeated(tmp_path, capsys):
     values = {"the_recipe": (0.5, 0.8, 0.6), "one_TUM": (0.45, 0.75, 0.5)}
     for folder, scores in values.items():
-        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "run").mkdir(parents=True)
         text = json.dumps(dict(zip(ablation.SCORES, scores)))
-        (tmp_path / folder / "metrics.json").write_text(text)
+        (tmp_path / folder / "run" / "metrics.json").write_text(text)
     ablation.main(["--dataset_path", "none", "--output", str(tmp_path), "--only", "one TUM"])
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| the recipe | 0.500 | 0.800 | 0.600 | +0.000 |",
