@@ -108,14 +108,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("run", type=Path, help="folder of the run, with log.jsonl")
     parser.add_argument("--output", type=Path, help="PNG to write (default: RUN/log.png)")
     args = parser.parse_args(argv)
-    rows = read_log(args.run)
-    if not rows:
-        print(f"error: {args.run / JSONL_NAME}: no steps in it, or no such file", file=sys.stderr)
+    try:
+        picture = draw_run(read_log(args.run))
+    except ValueError as error:
+        print(f"error: {args.run / JSONL_NAME}: {error}, or no such file", file=sys.stderr)
         return 2
     output = args.output or args.run / "log.png"
     partial = output.with_name(output.name + ".part")
     try:
-        partial.write_bytes(cv2.imencode(".png", draw_run(rows))[1].tobytes())
+        partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         os.replace(partial, output)
     except OSError as error:
         print(f"error: {output} cannot be written: {error.strerror}", file=sys.stderr)

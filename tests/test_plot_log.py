@@ -48,6 +48,9 @@ def test_a_higher_curve_is_drawn_higher():
 def test_command(tmp_path, capsys):
     assert plot_log.main([str(tmp_path)]) == 2
     assert "log.jsonl" in capsys.readouterr().err
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    assert plot_log.main([str(tmp_path)]) == 2
+    assert "no curves to draw" in capsys.readouterr().err
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     assert plot_log.main([str(tmp_path)]) == 0
     assert cv2.imread(str(tmp_path / "log.png")).shape[1] == plot_log.WIDTH

@@ -72,6 +72,14 @@ def test_bccd(call):  # noqa: F811
     assert str(call.folder / "out" / "eval") in score
 
 
+def test_the_choices_are_those_of_the_recipe():
+    def chosen(name):
+        return {text for text in settings(name) if text.startswith(("anchors.", "data."))}
+
+    assert len(chosen("bccd.sh")) == 3
+    assert chosen("bccd_choices.sh") == chosen("bccd.sh")
+
+
 def test_bccd_choices(call):  # noqa: F811
     result = call(
         "recipes/bccd_choices.sh", "my data", "out", STEPS="7", JOBS="2", OMP_NUM_THREADS="1"

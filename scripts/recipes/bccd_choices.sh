@@ -10,8 +10,9 @@ usage() {
 usage: bash scripts/recipes/bccd_choices.sh DATASET_PATH OUTPUT
   DATASET_PATH  the BCCD data set, https://github.com/Shenggan/BCCD_Dataset (the folder BCCD)
   OUTPUT        folder for everything made; runs found finished there are not repeated
-Trains on train and scores on val, at 192 pixels: the recipe of bccd.sh, the same without each of
-its choices, and the original's recipe in PyTorch. Prints two tables and draws a picture.
+Trains on train and scores on val, at 192 pixels: the recipe of bccd.sh with an average that fits
+short runs, the same without each of its choices, and the original's recipe in PyTorch. Prints two
+tables and draws a picture.
 STEPS (300) is the length of each run, JOBS (as many as cores) how many share the machine, PYTHON
 the interpreter.
 TEXT
