@@ -58,7 +58,12 @@ class MultiBoxLoss(nn.Cell):
             logits: (B, P, C) class scores.
             loc_targets: (B, P, 4) encoded targets.
             label_targets: (B, P) int32, 0 for background.
+
+        Raises:
+            ValueError: logits with another number of classes.
         """
+        if logits.shape[-1] != self.num_classes:
+            raise ValueError(f"scores of {logits.shape[-1]} classes, expected {self.num_classes}")
         loc, logits = loc.astype(ms.float32), logits.astype(ms.float32)
         positive = label_targets > 0
         cross_entropy = self._cross_entropy(logits, label_targets)
@@ -74,8 +79,7 @@ class MultiBoxLoss(nn.Cell):
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B, P). Subtracting each row's own maximum keeps large scores finite."""
         shifted = logits - ops.stop_gradient(logits.max(-1, keepdims=True))
-        own_class = ops.equal(labels.expand_dims(-1), ops.arange(self.num_classes))
-        own = ops.select(own_class, shifted, ops.zeros_like(shifted)).sum(-1)
+        own = ops.gather_elements(shifted, 2, labels.expand_dims(-1)).squeeze(-1)
         return ops.log(ops.exp(shifted).sum(-1)) - own
 
     def _mine(self, cross_entropy: Tensor, positive: Tensor) -> Tensor:

@@ -62,6 +62,11 @@ def test_one_prior_by_hand(device):
     assert result == pytest.approx([0.5 * 0.25 + 1.5, np.log(2)], rel=1e-6)
 
 
+def test_scores_of_other_classes_are_refused(criterion):
+    with pytest.raises(ValueError, match="scores of 5 classes, expected 6"):
+        run(criterion, example(classes=5))
+
+
 def test_no_positives_is_zero_by_default(criterion):
     assert run(criterion, example(positives=(0, 0, 0))) == [0, 0]
 
