@@ -58,9 +58,22 @@ class Resize(nn.Cell):
         self.nearest = mode == "nearest"
 
     def construct(self, x: Tensor, like: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if self.nearest and width % 32 == 0 and like.shape[2:] == (2 * height, 2 * width):
+            return self._doubled(x)
         if self.nearest:
             return ops.interpolate(x, size=like.shape[2:], mode="nearest")
         return ops.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
+
+    @staticmethod
+    def _doubled(x: Tensor) -> Tensor:
+        """Every cell four times. For maps 32, 64 or 128 wide MindSpore's operator takes three times
+        as long on the CPU: its strides meet in the cache.
+        """
+        batch, channels, height, width = x.shape
+        rows = x.reshape(batch * channels, height, 1, width, 1)
+        rows = ops.broadcast_to(rows, (batch * channels, height, 2, width, 2))
+        return rows.reshape(batch, channels, 2 * height, 2 * width)
 
 
 class FFMv1(nn.Cell):
