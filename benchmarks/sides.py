@@ -154,7 +154,7 @@ SIDES: Mapping[str, Callable[[Case, Path], Run]] = {
 }
 
 
-def ceiling(side: int = 2048, rounds: int = 5) -> float:
+def ceiling(side: int = 2048, rounds: int = 20) -> float:
     """Multiply-adds a second of a large float32 matrix product: the best of `rounds`."""
     import torch
 
