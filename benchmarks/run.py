@@ -183,14 +183,15 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
     cases, rounds = SUITES[args.suite]
+    cases = tuple(case for case in cases if args.only in case.name)
+    if not cases:
+        sys.exit(f"error: --only {args.only!r} is in no name of this suite's cases")
     lines = [machine(), "", HEADER]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         limit = 0.0
         print("\n".join(lines), flush=True)
         for case in cases:
-            if args.only not in case.name:
-                continue
             # Again before each case, as others on the machine may have slowed it down until then.
             limit = max(limit, in_own_process(ceiling))
             sides = sides_of(case, args.onnx)

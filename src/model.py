@@ -59,11 +59,11 @@ class Resize(nn.Cell):
 
     def construct(self, x: Tensor, like: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        if self.nearest and width % 32 == 0 and like.shape[2:] == (2 * height, 2 * width):
+        if not self.nearest:
+            return ops.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
+        if width % 32 == 0 and like.shape[2:] == (2 * height, 2 * width):
             return self._doubled(x)
-        if self.nearest:
-            return ops.interpolate(x, size=like.shape[2:], mode="nearest")
-        return ops.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
+        return ops.interpolate(x, size=like.shape[2:], mode="nearest")
 
     @staticmethod
     def _doubled(x: Tensor) -> Tensor:
