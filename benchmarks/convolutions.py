@@ -15,8 +15,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from benchmarks.peers.sides import Run
 from benchmarks.run import Worker, take_turns
-from benchmarks.sides import Run
 from src.utils import setup_device
 
 PEER = "3x3"

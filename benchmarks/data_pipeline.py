@@ -106,7 +106,7 @@ def compare(
     data: DetectionData, workers: int, batch_size: int, rounds: int
 ) -> Dict[str, Tuple[float, float]]:
     """Medians of `timed` over alternating epochs."""
-    from benchmarks.official_data import official_batches
+    from benchmarks.peers.official_data import official_batches
 
     cv2.setNumThreads(0)
     priors = make_priors(get_config(f"m2det{SIZE}_vgg16"))

@@ -32,7 +32,7 @@ SIZE_PX = (640, 480)
 
 def load_peer() -> ModuleType:
     """The compiled peer. Raises BuildError where nothing can be compiled."""
-    source = Path(__file__).with_name("official_nms.pyx")
+    source = Path(__file__).parent / "peers" / "official_nms.pyx"
     with tempfile.TemporaryDirectory() as folder:
         path = str(build(source, Path(folder)))
         loader = ExtensionFileLoader(source.stem, path)

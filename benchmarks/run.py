@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from benchmarks.cases import FULL, QUICK, SMALL, Case
-from benchmarks.sides import ONNX, SIDES, Network, Run, ceiling, prepare
+from benchmarks.peers.cases import FULL, QUICK, SMALL, Case
+from benchmarks.peers.sides import ONNX, SIDES, Network, Run, ceiling, prepare
 from src.cpu_settings import thread_count
 
 PEER = "pytorch"

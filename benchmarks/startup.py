@@ -19,8 +19,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from benchmarks import sides
-from benchmarks.cases import Case
+from benchmarks.peers import sides
+from benchmarks.peers.cases import Case
 from benchmarks.run import PEER, in_own_process, machine
 
 ROOT = Path(__file__).resolve().parents[1]

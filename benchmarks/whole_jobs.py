@@ -18,9 +18,9 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-from benchmarks import sides
-from benchmarks.cases import Case
 from benchmarks.data_pipeline import MEAN, render
+from benchmarks.peers import sides
+from benchmarks.peers.cases import Case
 from benchmarks.run import PEER, in_own_process, machine
 from src.coco_utils import load_data
 from src.records import DetectionData
@@ -107,7 +107,7 @@ def our_evaluation(case: Case, folder: Path, data: DetectionData) -> Timed:
 
 def torch_epoch(case: Case, folder: Path, data: DetectionData) -> Timed:
     """A DataLoader with one worker, official augmentation and matching, one step a batch."""
-    from benchmarks.official_data import official_batches
+    from benchmarks.peers.official_data import official_batches
 
     step, priors = sides.torch_step(sides.torch_network(case, folder)), sides.priors_of(case)
     make = functools.partial(official_batches, data, priors, case.input_size, case.batch, 1)

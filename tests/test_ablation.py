@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks import ablation
+from benchmarks.studies import ablation
 from src.config import ConfigError, get_config
 
 

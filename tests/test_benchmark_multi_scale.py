@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import multi_scale
+from benchmarks.studies import multi_scale
 from src.coco_utils import load_data
 from src.config import get_config
 from src.views import ViewPlan

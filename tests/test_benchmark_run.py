@@ -5,8 +5,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import run, sides  # noqa: E402
-from benchmarks.cases import Case  # noqa: E402
+from benchmarks import run  # noqa: E402
+from benchmarks.peers import sides  # noqa: E402
+from benchmarks.peers.cases import Case  # noqa: E402
 
 
 def test_ratios_are_medians_over_turns():

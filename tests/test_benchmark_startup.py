@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks import startup
-from benchmarks.cases import Case
+from benchmarks.peers.cases import Case
 
 
 def times(imports, network, first):

@@ -3,7 +3,7 @@
 
 import pytest
 
-from benchmarks import ceiling
+from benchmarks.studies import ceiling
 from src.coco_utils import load_data
 from src.config import get_config
 from tests.datasets import coco_content, write_coco

@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed, see requi
 import mindspore as ms  # noqa: E402
 
 import eval as eval_script  # noqa: E402
-from benchmarks import official_recipe, recipes  # noqa: E402
+from benchmarks.peers import official_recipe  # noqa: E402
+from benchmarks.studies import recipes  # noqa: E402
 from src.checkpoint import resolve_config  # noqa: E402
 from src.config import get_config, override  # noqa: E402
 from src.run_log import read_log  # noqa: E402

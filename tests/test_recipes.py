@@ -27,7 +27,7 @@ def test_coco_tiny(call):  # noqa: F811
     data, out = call.folder / "my data", call.folder / "out"  # the caller's, not the project's
     calls = [word for word in words if word.endswith(".py")]
     assert calls == ["train.py", "eval.py", "eval.py", "demo.py"]
-    assert "benchmarks.ceiling" in words
+    assert "benchmarks.studies.ceiling" in words
     train = words[: words.index("eval.py")]
     assert train[1:7] == [
         *("--device_target", "CPU", "--dataset_path", str(data), "--train_url", str(out / "run"))
@@ -88,10 +88,10 @@ def test_bccd_choices(call):  # noqa: F811
     words = result.stdout.splitlines()
     programs = [word for word in words if word.endswith(".py") or word.startswith("benchmarks.")]
     expected = (
-        "benchmarks.ablation",
-        "benchmarks.official_recipe",
+        "benchmarks.studies.ablation",
+        "benchmarks.peers.official_recipe",
         "eval.py",
-        "benchmarks.recipes",
+        "benchmarks.studies.recipes",
     )
     assert tuple(programs) == expected
     steps = [words[i + 1] for i, word in enumerate(words) if word == "--steps"]

@@ -33,18 +33,18 @@ recipe=(
   --set data.vertical_flip=true
   --set train.ema=0.99
 )
-"$PYTHON" -m benchmarks.ablation --dataset_path "$DATA" --output "$OUT/ablation" --jobs "$jobs" \
+"$PYTHON" -m benchmarks.studies.ablation --dataset_path "$DATA" --output "$OUT/ablation" --jobs "$jobs" \
   --steps "$steps" --config m2det_small "${recipe[@]}"
 
 # The same network and steps the original's way. It has the usual anchors, so it stands beside ours
 # with those.
 if [[ ! -f $OUT/official/metrics.json ]]; then
-  OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(usable_cores)} "$PYTHON" -m benchmarks.official_recipe \
+  OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(usable_cores)} "$PYTHON" -m benchmarks.peers.official_recipe \
     --dataset_path "$DATA" --output "$OUT" --steps "$steps" --config m2det_small "${common[@]}" \
     --set experiment_tag=official
   finals=("$OUT"/official/*-final.ckpt)
   "$PYTHON" eval.py --checkpoint_path "${finals[0]}" --dataset_path "$DATA" --split val \
     --output "$OUT/official"
 fi
-"$PYTHON" -m benchmarks.recipes "ours=$OUT/ablation/the_usual_anchors/run" \
+"$PYTHON" -m benchmarks.studies.recipes "ours=$OUT/ablation/the_usual_anchors/run" \
   "official=$OUT/official" --output "$OUT/recipes.png"

@@ -44,7 +44,7 @@ for split in train val; do
 done
 
 printf '\nWhat anchors and NMS alone keep out: the scores of a perfect network\n'
-"$PYTHON" -m benchmarks.ceiling --dataset_path "$DATA" "${recipe[@]}"
+"$PYTHON" -m benchmarks.studies.ceiling --dataset_path "$DATA" "${recipe[@]}"
 
 # The folder of the training images is where the data set has it.
 images=$("$PYTHON" -c 'import sys

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 
 import numpy as np
 
-from benchmarks.cases import Case
+from benchmarks.peers.cases import Case
 from src.cpu_settings import thread_count
 
 CLASSES = 81
@@ -171,7 +171,7 @@ def ceiling(side: int = 2048, rounds: int = 20) -> float:
 
 def tests_module(name: str) -> Any:
     """The PyTorch M2Det and its conversion were written for the tests."""
-    folder = str(Path(__file__).resolve().parents[1] / "tests")
+    folder = str(Path(__file__).resolve().parents[2] / "tests")
     if folder not in sys.path:
         sys.path.append(folder)
     return __import__(name)

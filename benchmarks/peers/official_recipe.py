@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The original's training recipe in PyTorch: `python -m benchmarks.official_recipe`.
+"""The original's training recipe in PyTorch: `python -m benchmarks.peers.official_recipe`.
 
 Trains the PyTorch network of the tests on a data set of one's own, with the settings of the
 official code: its initialisation, learning rates, weight decay and augmentation, no clipping and no
 average. Images and targets come from the pipeline that train.py uses, and the run folder has the
-same files, weights converted, so that eval.py and `python -m benchmarks.recipes` treat both alike.
+same files, weights converted, so that eval.py and `python -m benchmarks.studies.recipes` treat both
+alike.
 `--set` goes on top of it all: `--set train.lr=0.001` is another learning rate.
 """
 
@@ -21,7 +22,7 @@ import numpy as np
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from benchmarks.sides import tests_module
+from benchmarks.peers.sides import tests_module
 from src import training_setup as setup
 from src.callback import Callback, CheckpointSaver
 from src.checkpoint import Labels, save_config
@@ -231,7 +232,7 @@ def callbacks(
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.official_recipe", description=__doc__.split("\n\n")[1]
+        prog="python -m benchmarks.peers.official_recipe", description=__doc__.split("\n\n")[1]
     )
     parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
     parser.add_argument("--split", default="train", help="split to train on (default: train)")

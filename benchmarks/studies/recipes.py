@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs side by side: `python -m benchmarks.recipes ours=RUN official=RUN --output recipes.png`.
+"""Runs side by side.
+
+`python -m benchmarks.studies.recipes ours=RUN official=RUN --output recipes.png`
 
 Draws loss, AP and AP50 of several run folders into one picture and prints a table. Scores come from
 the run's log (`train.eval_epochs`), those of the averaged weights where there are any, and from
@@ -85,7 +87,7 @@ def named(text: str) -> Tuple[str, Path]:
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.recipes", description=__doc__.split("\n\n")[1]
+        prog="python -m benchmarks.studies.recipes", description=__doc__.split("\n\n")[2]
     )
     parser.add_argument("runs", nargs="+", type=named, metavar="NAME=RUN", help="run folders")
     parser.add_argument("--output", default="recipes.png", type=Path, help="PNG to write")

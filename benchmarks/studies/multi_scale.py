@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AP and cost of multi-scale testing: `python -m benchmarks.multi_scale --checkpoint_path F
+"""AP and cost of multi-scale testing: `python -m benchmarks.studies.multi_scale --checkpoint_path F
 --dataset_path D`.
 
 Every way of looking at the images is scored on the same split. The cost is the pixels the network
@@ -53,7 +53,9 @@ def measure(
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.multi_scale", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.multi_scale", description=__doc__
+    )
     parser.add_argument("--checkpoint_path", required=True, type=Path)
     parser.add_argument("--dataset_path", required=True, type=Path)
     parser.add_argument("--split", default="val")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The score of a perfect network: `python -m benchmarks.ceiling --dataset_path D --config NAME`.
+"""The score of a perfect network.
+
+`python -m benchmarks.studies.ceiling --dataset_path D --config NAME`
 
 A network that gave its training targets exactly would still lose what anchors, matching and
 non-maximum suppression lose: objects that share their only prior, and neighbours that suppress each
@@ -67,7 +69,7 @@ def report(data: DetectionData, config: Config) -> Dict[str, float]:
 
 def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ceiling", description=__doc__.split("\n\n")[1]
+        prog="python -m benchmarks.studies.ceiling", description=__doc__.split("\n\n")[2]
     )
     parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
     parser.add_argument("--split", default="train", help="split (default: train)")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each choice is worth: `python -m benchmarks.ablation --dataset_path D --output FOLDER`.
+"""What each choice is worth.
+
+`python -m benchmarks.studies.ablation --dataset_path D --output FOLDER`
 
 Trains the same recipe once as it is and once without each of its choices, on as many images, and
 scores every run on the same split. Runs in `--output` that have been scored are not repeated, so an
@@ -19,7 +21,7 @@ from src.config import get_config
 from src.cpu_settings import usable_cores
 from src.utils import add_config_arguments, run_main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BASE = "the recipe"
 # What a run does otherwise than the recipe. The paper's tables 2 and 3 vary the first four.
 CHOICES: Mapping[str, Sequence[str]] = {

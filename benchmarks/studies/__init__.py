@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was learned by training: choices of the recipe, ceilings, input sizes."""
