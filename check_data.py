@@ -18,7 +18,6 @@ from src.data_layout import choose_split
 from src.data_picture import draw_report, prior_shapes_px
 from src.data_report import (
     HARMLESS,
-    best_iou,
     boxes_cxcywh,
     check_images,
     class_counts,
@@ -28,7 +27,7 @@ from src.data_report import (
     reach_by_side,
 )
 from src.dataset import usable_workers
-from src.priors import make_priors, map_sizes, prior_shapes_per_cell
+from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 from src.records import Columns, DataError, DetectionData, Findings
 
 OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched

@@ -264,3 +264,8 @@ def from_json(text: str) -> Config:
     except ValueError as error:
         raise ConfigError(f"not JSON: {error}") from None
     return from_dict(Config, values)
+
+
+def with_classes(config: Config, num_classes: int) -> Config:
+    """`config` for a data set of `num_classes` classes, background included."""
+    return replace(config, model=replace(config.model, num_classes=num_classes))

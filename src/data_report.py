@@ -5,7 +5,7 @@ import hashlib
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -52,41 +52,6 @@ def boxes_cxcywh(columns: Columns) -> np.ndarray:
     size = columns.sizes[columns.image].astype(np.float32)
     low, high = columns.boxes_px[:, :2] / size, columns.boxes_px[:, 2:] / size
     return np.concatenate([(low + high) / 2, high - low], axis=1)
-
-
-def best_iou(
-    boxes: np.ndarray, priors: np.ndarray, map_sizes: Sequence[int], per_cell: Sequence[int]
-) -> np.ndarray:
-    """(G,) IoU of each ground truth with its best prior, without trying them all.
-
-    Among priors of one shape the best is the one whose centre is nearest: the overlap falls with
-    the distance in x and in y. So one prior of each map and shape is tried.
-
-    Args:
-        boxes: (G, 4) cxcywh in [0, 1].
-        priors: (P, 4) cxcywh, ordered map, row, column, shape as by `src.priors`.
-        map_sizes: cells along a side of each map.
-        per_cell: priors in a cell of each map.
-    """
-    best = np.zeros(len(boxes), np.float32)
-    start = 0
-    for size, shapes in zip(map_sizes, per_cell):
-        grid = priors[start : start + size * size * shapes].reshape(size, size, shapes, 4)
-        start += size * size * shapes
-        away = []  # distance to the nearest centre, in x and in y
-        for axis, centres in ((0, grid[0, :, 0, 0]), (1, grid[:, 0, 0, 1])):
-            between = (centres[1:] + centres[:-1]) / 2
-            nearest = centres[np.searchsorted(between, boxes[:, axis])]
-            away.append(np.abs(boxes[:, axis] - nearest))
-        for width, height in grid[0, 0, :, 2:]:
-            inter = np.ones(len(boxes), np.float32)
-            for axis, side in ((0, width), (1, height)):
-                other = boxes[:, 2 + axis]
-                overlap = (side + other) / 2 - away[axis]
-                inter *= np.clip(overlap, 0, np.minimum(side, other))
-            union = width * height + boxes[:, 2] * boxes[:, 3] - inter
-            np.maximum(best, inter / union, out=best)
-    return best
 
 
 def reach_by_coco_size(columns: Columns, iou: np.ndarray, threshold: float) -> List[Reach]:

@@ -17,9 +17,8 @@ from src.config import Config
 from src.graph_cache import Cached
 from src.merging import merge_views
 from src.model import M2Det, build_model
-from src.multi_scale import resized_priors
 from src.postprocess import Candidates, Detections, PostProcessor, candidates
-from src.priors import make_priors, map_sizes, prior_shapes_per_cell
+from src.priors import build_priors, make_priors
 from src.stopwatch import Stopwatch
 from src.utils import load_weights
 from src.views import View, ViewPlan, place, view_input
@@ -62,26 +61,6 @@ def build_plan(config: Config) -> ViewPlan:
         test.tile_px,
         test.tile_overlap,
     )
-
-
-def build_priors(config: Config, size: int) -> np.ndarray:
-    """Priors (P', 4) for looking through input `size` with weights trained at `model.input_size`.
-
-    The network sees pixels, so priors keep their size in pixels. Only where it was trained at this
-    size too (`data.multi_scale`) do they keep their share of the input, as they did there.
-
-    Raises:
-        ValueError: the network cannot take that size.
-    """
-    try:
-        old, new = map_sizes(config.model), map_sizes(replace(config.model, input_size=size))
-        per_cell = prior_shapes_per_cell(config.anchors, len(old))
-        priors = resized_priors(make_priors(config), old, per_cell, new)
-    except ValueError as error:
-        raise ValueError(f"test.multi_scale: {size} does not work: {error}") from None
-    if size not in config.data.multi_scale:
-        priors[:, 2:] *= config.model.input_size / size
-    return priors
 
 
 def load_network(config: Config, path: Path) -> M2Det:

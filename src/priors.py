@@ -6,6 +6,7 @@ a derived one. A prior is `(cx, cy, w, h)` as shares of the input side.
 """
 
 import math
+from dataclasses import replace
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -158,3 +159,103 @@ def ratio_rows(anchors: AnchorConfig, num_maps: int) -> Sequence[Sequence[float]
     if len(rows) != num_maps:
         raise ValueError(f"anchors.ratios needs 1 or {num_maps} rows, not {len(rows)}")
     return rows
+
+
+def best_iou(
+    boxes: np.ndarray, priors: np.ndarray, map_sizes: Sequence[int], per_cell: Sequence[int]
+) -> np.ndarray:
+    """(G,) IoU of each ground truth with its best prior, without trying them all.
+
+    Among priors of one shape the best is the one whose centre is nearest: the overlap falls with
+    the distance in x and in y. So one prior of each map and shape is tried.
+
+    Args:
+        boxes: (G, 4) cxcywh in [0, 1].
+        priors: (P, 4) cxcywh, ordered map, row, column, shape as by `src.priors`.
+        map_sizes: cells along a side of each map.
+        per_cell: priors in a cell of each map.
+    """
+    best = np.zeros(len(boxes), np.float32)
+    start = 0
+    for size, shapes in zip(map_sizes, per_cell):
+        grid = priors[start : start + size * size * shapes].reshape(size, size, shapes, 4)
+        start += size * size * shapes
+        away = []  # distance to the nearest centre, in x and in y
+        for axis, centres in ((0, grid[0, :, 0, 0]), (1, grid[:, 0, 0, 1])):
+            between = (centres[1:] + centres[:-1]) / 2
+            nearest = centres[np.searchsorted(between, boxes[:, axis])]
+            away.append(np.abs(boxes[:, axis] - nearest))
+        for width, height in grid[0, 0, :, 2:]:
+            inter = np.ones(len(boxes), np.float32)
+            for axis, side in ((0, width), (1, height)):
+                other = boxes[:, 2 + axis]
+                overlap = (side + other) / 2 - away[axis]
+                inter *= np.clip(overlap, 0, np.minimum(side, other))
+            union = width * height + boxes[:, 2] * boxes[:, 3] - inter
+            np.maximum(best, inter / union, out=best)
+    return best
+
+
+def build_priors(config: Config, size: int) -> np.ndarray:
+    """Priors (P', 4) for looking through input `size` with weights trained at `model.input_size`.
+
+    The network sees pixels, so priors keep their size in pixels. Only where it was trained at this
+    size too (`data.multi_scale`) do they keep their share of the input, as they did there.
+
+    Raises:
+        ValueError: the network cannot take that size.
+    """
+    try:
+        old, new = map_sizes(config.model), map_sizes(replace(config.model, input_size=size))
+        per_cell = prior_shapes_per_cell(config.anchors, len(old))
+        priors = resized_priors(make_priors(config), old, per_cell, new)
+    except ValueError as error:
+        raise ValueError(f"test.multi_scale: {size} does not work: {error}") from None
+    if size not in config.data.multi_scale:
+        priors[:, 2:] *= config.model.input_size / size
+    return priors
+
+
+def resized_priors(
+    priors: np.ndarray, sizes: Sequence[int], per_cell: Sequence[int], new_sizes: Sequence[int]
+) -> np.ndarray:
+    """`priors` (P, 4) cxcywh, moved from maps of `sizes` cells a side to maps of `new_sizes`.
+
+    Shapes stay, as shares of the input: objects grow with the image.
+
+    Raises:
+        ValueError: another number of maps.
+    """
+    if len(sizes) != len(new_sizes):
+        raise ValueError(f"{len(new_sizes)} feature maps where the network has {len(sizes)}")
+    start, maps = 0, []
+    for size, count, new in zip(sizes, per_cell, new_sizes):
+        shapes = priors[start : start + count, 2:]
+        start += size * size * count
+        centres = (np.arange(new) + 0.5) / new
+        y, x = np.meshgrid(centres, centres, indexing="ij")
+        boxes = np.empty((new, new, count, 4), np.float32)
+        boxes[..., 0], boxes[..., 1], boxes[..., 2:] = x[..., None], y[..., None], shapes
+        maps.append(boxes.reshape(-1, 4))
+    return np.concatenate(maps)
+
+
+def build_priors_by_size(config: Config) -> Dict[int, np.ndarray]:
+    """Priors of every size in `data.multi_scale`; {} where that is empty.
+
+    Raises:
+        ValueError: a size the network's feature maps cannot be built for.
+    """
+    own = map_sizes(config.model)
+    made = {}
+    for size in config.data.multi_scale:
+        try:
+            new = map_sizes(replace(config.model, input_size=size))
+            per_cell = prior_shapes_per_cell(config.anchors, len(own))
+            priors = make_priors(config)
+            if size != config.model.input_size:
+                priors = resized_priors(priors, own, per_cell, new)
+        except ValueError as error:
+            raise ValueError(f"data.multi_scale: {size} does not work: {error}") from None
+        made[size] = priors
+    return made

@@ -3,7 +3,6 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -13,7 +12,7 @@ from mindspore import nn
 from mindspore.communication import get_group_size, get_rank, init
 
 from src.checkpoint import STATE_PREFIX, CheckpointError, read_checkpoint
-from src.config import PRESETS, Config
+from src.config import PRESETS
 from src.cpu_settings import thread_count
 from src.graph_cache import open_cache
 
@@ -128,8 +127,3 @@ def mismatches(
         if name in found and tuple(found[name]) != tuple(shape):
             problems.append(f"{name} has shape {tuple(found[name])}, expected {tuple(shape)}")
     return problems
-
-
-def with_classes(config: Config, num_classes: int) -> Config:
-    """`config` for a data set of `num_classes` classes, background included."""
-    return replace(config, model=replace(config.model, num_classes=num_classes))

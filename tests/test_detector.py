@@ -6,8 +6,8 @@ import pytest
 
 from src.checkpoint import Labels
 from src.config import get_config
-from src.detector import Detector, PostProcessor, build_plan, build_postprocessor, build_priors
-from src.priors import make_priors
+from src.detector import Detector, PostProcessor, build_plan, build_postprocessor
+from src.priors import build_priors, make_priors
 from src.views import ViewPlan
 
 LABELS = Labels(("a", "b"), (1, 2))

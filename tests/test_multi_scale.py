@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from src.config import get_config
-from src.multi_scale import build_priors_by_size, resized_priors
-from src.priors import make_priors
+from src.priors import build_priors_by_size, make_priors, resized_priors
 
 
 def test_shapes_stay_and_grids_follow_the_size():

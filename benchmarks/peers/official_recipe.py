@@ -27,7 +27,7 @@ from src import training_setup as setup
 from src.callback import Callback, CheckpointSaver
 from src.checkpoint import Labels, save_config
 from src.coco_utils import load_data
-from src.config import AnchorConfig, Config, ModelConfig, get_config, override
+from src.config import AnchorConfig, Config, ModelConfig, get_config, override, with_classes
 from src.convert_config import layout_of
 from src.convert_weights import from_official
 from src.cpu_settings import thread_count
@@ -39,7 +39,7 @@ from src.records import DetectionData
 from src.run_log import RunLog, save_run
 from src.train_eval import Evaluation
 from src.trainer import Run, total_steps, train
-from src.utils import add_config_arguments, run_main, set_seed, setup_device, with_classes
+from src.utils import add_config_arguments, run_main, set_seed, setup_device
 
 LOG = logging.getLogger("m2det.official")
 EPOCHS = 160  # of the official run; its warm-up and steps are shares of this here
