@@ -10,13 +10,10 @@ from typing import Dict, List, Optional, Sequence
 import cv2
 import numpy as np
 
-from src.anchor_fit import build_grid, fit_of, suggest_scales
-from src.coco_utils import find_splits, load_data
 from src.config import PRESETS, Config, get_config
 from src.cpu_settings import usable_cores
-from src.data_layout import choose_split
-from src.data_picture import draw_report, prior_shapes_px
-from src.data_report import (
+from src.data.anchor_fit import build_grid, fit_of, suggest_scales
+from src.data.checks import (
     HARMLESS,
     boxes_cxcywh,
     check_images,
@@ -26,9 +23,12 @@ from src.data_report import (
     reach_by_coco_size,
     reach_by_side,
 )
-from src.dataset import usable_workers
+from src.data.coco_utils import find_splits, load_data
+from src.data.dataset import usable_workers
+from src.data.records import Columns, DataError, DetectionData, Findings
+from src.data_layout import choose_split
+from src.data_picture import draw_report, prior_shapes_px
 from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
-from src.records import Columns, DataError, DetectionData, Findings
 
 OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched
 

@@ -16,13 +16,13 @@ from mindspore import nn
 from src import training_setup as setup
 from src.callback import Callback, CheckpointSaver, list_checkpoints
 from src.checkpoint import Labels, save_config
-from src.coco_utils import load_data
 from src.config import Config, default_preset, get_config, with_classes
+from src.data.coco_utils import load_data
+from src.data.records import DetectionData
 from src.ema import Ema, EmaUpdate
 from src.model import build_model
 from src.network_options import from_first_rank, share_weights
 from src.progress import Bar, LogLines, Progress
-from src.records import DetectionData
 from src.resume import DrawnSeed, Resumable, load_fitting
 from src.run_log import RunLog, save_run
 from src.stopping import StopSignal

@@ -22,8 +22,8 @@ from benchmarks.data_pipeline import MEAN, render
 from benchmarks.peers import sides
 from benchmarks.peers.cases import Case
 from benchmarks.run import PEER, in_own_process, machine
-from src.coco_utils import load_data
-from src.records import DetectionData
+from src.data.coco_utils import load_data
+from src.data.records import DetectionData
 
 CANDIDATES = 2700  # scores above the threshold in an image, as a trained network gives
 WARM_UP = 3

@@ -19,4 +19,4 @@ TEXT
 want_arguments 2 "$@"
 choose_python
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
-exec "$PYTHON" -m src.mindrecords "$@"
+exec "$PYTHON" -m src.data.make_mindrecord "$@"

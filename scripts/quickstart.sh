@@ -35,7 +35,7 @@ step 2 "Compiled NMS"
 build_extension
 
 step 3 "Data set of shapes"
-"$PYTHON" -m src.shapes "$out/data"
+"$PYTHON" -m src.data.synthetic_shapes "$out/data"
 
 step 4 "Training"
 rm -rf "$out/run" "$out/eval" "$out/pictures"

@@ -7,7 +7,7 @@ import json
 import math
 from typing import Any, Container, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from src.records import DataError, Findings
+from src.data.records import DataError, Findings
 
 
 class RawBox(NamedTuple):

@@ -6,7 +6,8 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
 
-from src.records import DataError, Findings
+from src.data.mindrecord import MINDRECORD_ROWS, mindrecord_file
+from src.data.records import DataError, Findings
 
 MAX_DEPTH = 4
 # Where the images of a split are, when not in a folder of its own name.
@@ -26,7 +27,6 @@ _SAME_SPLIT = {
 _TRAIN = ("train2017", "trainval35k", "train2014", "train", "training", "trainval")
 _VAL = ("val2017", "minival2014", "minival", "val2014", "val", "valid", "validation", "dev", "test")
 WHOLE = "all"  # the name of a split that has none
-MINDRECORD_ROWS = 2048  # images in one MindRecord file
 MOST_JSON = 20  # in one folder
 _NO_SPLIT = (  # names of files that say nothing about the split
     *("", "_annotations", "annotations", "annotation", "instances", "coco", "default"),
@@ -137,11 +137,6 @@ def image_folders(tree: Tree, split: str, beside: str) -> List[str]:
 
     # Parents count too: a file_name may bring the last part of the folder with it.
     return sorted(tree.files, key=rank)
-
-
-def mindrecord_file(split: str, row: int) -> str:
-    """The name of the MindRecord file with image `row` of a split."""
-    return f"{split}-{row // MINDRECORD_ROWS:05}.mindrecord"
 
 
 def mindrecord_place(tree: Tree, split: str, row: Optional[int]) -> Optional[str]:

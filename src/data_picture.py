@@ -6,10 +6,10 @@ from typing import Dict, List, Sequence, Tuple
 import cv2
 import numpy as np
 
+from src.data.images import read_image
+from src.data.records import DetectionData, ImageError
+from src.data.sample_stream import training_boxes
 from src.draw import colour_of
-from src.images import ImageError, read_image
-from src.records import DetectionData
-from src.samples import training_boxes
 
 PANEL = 640  # side of the two upper panels, pixels
 COLUMNS, ROWS = 6, 3  # of the contact sheet

@@ -13,9 +13,9 @@ from typing import Any, Callable, Deque, Iterable, Iterator, List, Mapping, Opti
 
 import numpy as np
 
+from src.data.records import DetectionData, ImageRecord
+from src.data.sample_stream import Reader, limit_threads
 from src.detector import STAGES, Detector, Outputs
-from src.records import DetectionData, ImageRecord
-from src.samples import Reader, limit_threads
 from src.scoring import coco_results
 from src.stopwatch import Stopwatch
 from src.views import View, view_input

@@ -14,8 +14,8 @@ from mindspore import nn
 
 from src import nms
 from src.box_utils import decode
+from src.data.transforms import to_input
 from src.exported import ExportedError, open_exported
-from src.transforms import to_input
 
 # Boxes in [0, 1] are compared in units of 2^-23, so that the pixel NMS adds to sizes is nothing.
 _UNIT = np.float32(1 << 23)

@@ -6,9 +6,9 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
+from src.data.records import DetectionData
 from src.detection_errors import ErrorSummary
 from src.object_fates import as_lines, fates_by_size
-from src.records import DetectionData
 from src.scoring import CocoScore
 from src.voc_scoring import voc_mean_ap
 

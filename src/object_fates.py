@@ -9,9 +9,8 @@ from typing import Dict, Sequence
 import numpy as np
 
 from src.box_utils import iou_matrix
-from src.data_report import COCO_SIZES
+from src.data.records import COCO_SIZES, DetectionData, ImageRecord
 from src.detection_errors import MATCH_IOU, TOUCH_IOU, ErrorSummary, ImageErrors
-from src.records import DetectionData, ImageRecord
 
 FATES = ("found", "localisation", "class", "both", "missed")
 SIZES = ("tiny", *(name for name, _, _ in COCO_SIZES))

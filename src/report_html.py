@@ -8,10 +8,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
+from src.data.images import read_image
+from src.data.records import DetectionData, ImageError, ImageRecord
 from src.detection_errors import KINDS, ErrorSummary, ImageErrors
 from src.draw import draw_detections
-from src.images import ImageError, read_image
-from src.records import DetectionData, ImageRecord
 from src.report_parts import bars, curves, heat_map, number, page, picture, section, table
 
 PICTURES = 6  # of the best images, and of the worst

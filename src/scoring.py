@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from src.coco_json import raw_boxes, read_json
-from src.records import DataError, DetectionData, Findings
+from src.data.records import DataError, DetectionData, Findings
 
 SCORERS = ("pycocotools", "faster-coco-eval")
 COCO_NUMBERS = (

@@ -9,10 +9,10 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from src.callback import Callback, CheckpointSaver, StepReport
+from src.data.records import DetectionData
 from src.detector import Detector
 from src.ema import Ema
 from src.evaluation import detect_split
-from src.records import DetectionData
 from src.scoring import score_coco
 
 LOG = logging.getLogger("m2det.train")

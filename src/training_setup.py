@@ -9,7 +9,8 @@ from mindspore import nn
 
 from src.checkpoint import Labels
 from src.config import Config, override
-from src.dataset import batches, build_train_dataset
+from src.data.dataset import batches, build_train_dataset
+from src.data.records import DetectionData
 from src.detector import Detector, cell_network
 from src.graph_cache import Cached
 from src.loss import ModelWithLoss, MultiBoxLoss
@@ -23,7 +24,6 @@ from src.network_options import (
 )
 from src.optimizers import Optimizer
 from src.priors import make_priors
-from src.records import DetectionData
 from src.scoring import category_ids_for
 from src.train_eval import SplitScorer
 from src.train_step import AccumulatedStep, TrainOneStepCell, Update

@@ -16,9 +16,9 @@ from typing import List, Sequence, Tuple
 import cv2
 import numpy as np
 
+from src.data.transforms import to_input
 from src.postprocess import Candidates
 from src.tiling import Window, tile_windows
-from src.transforms import to_input
 
 LARGEST = 0.7  # side, as a share of the trained input, above which enlarging does harm
 

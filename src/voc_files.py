@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
+from src.data.images import SUFFIXES
+from src.data.records import DataError, Findings
 from src.data_layout import WHOLE, Tree
-from src.images import SUFFIXES
-from src.records import DataError, Findings
 
 MAX_XML_BYTES = 16 * 1024 * 1024
 _PLAIN = ("", "annotations", "annotation", "xml", "xmls", "labels")

@@ -8,6 +8,16 @@ xmax - xmin + 1 of the development kit becomes right - left, and + 1 appears now
 import posixpath
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from src.data.images import image_header
+from src.data.records import (
+    DataError,
+    DetectionData,
+    Findings,
+    ImageError,
+    ImageRecord,
+    PackedRecords,
+    make_record,
+)
 from src.data_layout import (
     WHOLE,
     Tree,
@@ -16,15 +26,6 @@ from src.data_layout import (
     image_folders,
     report_missing,
     unsafe_name,
-)
-from src.images import ImageError, image_header
-from src.records import (
-    DataError,
-    DetectionData,
-    Findings,
-    ImageRecord,
-    PackedRecords,
-    make_record,
 )
 from src.voc_files import XmlFile, XmlFolder, read_list, read_xml, xml_folders
 

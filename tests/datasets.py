@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
-from src.shapes import write_dataset
+from src.data.synthetic_shapes import write_dataset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from src.anchor_fit import Grid, build_grid, fit_of, suggest_scales
 from src.config import get_config
+from src.data.anchor_fit import Grid, build_grid, fit_of, suggest_scales
 
 ONE_CELL = Grid((1, 1), (64, 64), ((), ()), 64)  # two maps of one cell, squares only
 

@@ -4,8 +4,8 @@
 import pytest
 
 from benchmarks.studies import ceiling
-from src.coco_utils import load_data
 from src.config import get_config
+from src.data.coco_utils import load_data
 from tests.datasets import coco_content, write_coco
 
 SIZE = ["model.input_size=64", "model.num_scales=3"]  # cells of 8 pixels; images are 60 x 48

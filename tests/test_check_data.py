@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import check_data
-from src import data_report
 from src.box_utils import iou_matrix, xyxy_to_cxcywh
-from src.coco_utils import load_data
 from src.config import get_config
+from src.data import checks as data_report
+from src.data.coco_utils import load_data
+from src.data.records import Findings
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
-from src.records import Findings
 from tests.datasets import SHARED, coco_content, voc_xml, write_coco, write_image, write_voc
 
 

@@ -10,8 +10,8 @@ import shutil
 import numpy as np
 import pytest
 
-from src.coco_utils import DataError, load_data
-from src.records import Findings, PackedRecords
+from src.data.coco_utils import DataError, load_data
+from src.data.records import Findings, PackedRecords
 from tests.datasets import SHARED, coco_content, write_coco, write_image
 
 

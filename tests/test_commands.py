@@ -15,8 +15,8 @@ import eval as evaluate
 import train
 from src.callback import list_checkpoints
 from src.checkpoint import read_checkpoint
+from src.data.synthetic_shapes import CATEGORY_IDS, CLASS_NAMES
 from src.detector import Detector
-from src.shapes import CATEGORY_IDS, CLASS_NAMES
 
 pytestmark = pytest.mark.usefixtures("device")
 

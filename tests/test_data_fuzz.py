@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.coco_utils import load_data
-from src.images import ImageError, read_image
+from src.data.coco_utils import load_data
+from src.data.images import read_image
+from src.data.records import DataError, ImageError
+from src.data.sample_stream import SampleStream
 from src.loss import MultiBoxLoss
-from src.records import DataError
-from src.samples import SampleStream
 from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
 
 SECONDS = 10  # for one case; most take milliseconds

@@ -11,9 +11,10 @@ import numpy as np
 import psutil
 import pytest
 
-from src import dataset, samples
 from src.box_utils import decode
-from src.records import DataError, DetectionData, make_record
+from src.data import dataset
+from src.data import sample_stream as samples
+from src.data.records import DataError, DetectionData, make_record
 
 MEAN = (104.0, 117.0, 123.0)
 SIZE = 64

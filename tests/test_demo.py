@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import demo
+from src.data.records import ImageError
 from src.detector import Detections
-from src.images import ImageError
 
 
 class StandIn:

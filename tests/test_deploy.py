@@ -15,13 +15,13 @@ import pytest
 from exporting import LABELS, unmatched
 from test_imports import imported
 
+from src.data.images import read_image
+from src.data.transforms import to_input
 from src.detector import Detector, cell_network
 from src.export_check import decoded, hard_nms_of, network_outputs
 from src.exported import load_exported
-from src.images import read_image
 from src.postprocess import Detections, PostProcessor
 from src.priors import make_priors
-from src.transforms import to_input
 
 pytestmark = pytest.mark.usefixtures("device")
 

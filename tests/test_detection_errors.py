@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from src.coco_utils import load_data
+from src.data.coco_utils import load_data
 from src.detection_errors import judge_split
 from tests.datasets import coco_content, write_coco
 

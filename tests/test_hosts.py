@@ -9,8 +9,8 @@ import time
 import pytest
 from engine_runs import ROOT, finish, flags, left_running, wait_for
 
+from src.data.synthetic_shapes import write_dataset
 from src.run_log import read_log
-from src.shapes import write_dataset
 
 pytestmark = pytest.mark.slow
 NAMES = ("m2det-a", "m2det-b")

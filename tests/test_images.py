@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from src.images import ImageError, image_header, read_header, read_image
+from src.data.images import image_header, read_header, read_image
+from src.data.records import ImageError
 from tests.datasets import SHARED, write_image
 
 

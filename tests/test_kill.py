@@ -10,7 +10,7 @@ import pytest
 from engine_runs import PREFIX, assert_same, contents, finish, left_running, start, wait_for
 
 from src.callback import list_checkpoints
-from src.shapes import write_dataset
+from src.data.synthetic_shapes import write_dataset
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("M2DET_KILLS", "50"))

@@ -3,7 +3,7 @@
 
 import pytest
 
-from src.coco_utils import load_data
+from src.data.coco_utils import load_data
 from src.detection_errors import judge_split
 from src.metrics import all_metrics, as_text, class_table, precision_recall, voc_numbers
 from src.scoring import coco_score

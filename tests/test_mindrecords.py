@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import dataset, mindrecords
-from src.coco_utils import load_data
-from src.data_layout import MINDRECORD_ROWS, mindrecord_file
-from src.images import ImageError, read_bytes, read_image
-from src.samples import SampleStream
+from src.data import dataset
+from src.data import make_mindrecord as mindrecords
+from src.data.coco_utils import load_data
+from src.data.images import read_bytes, read_image
+from src.data.mindrecord import MINDRECORD_ROWS, mindrecord_file
+from src.data.records import ImageError
+from src.data.sample_stream import SampleStream
 from src.scoring import evaluate_coco, ground_truth
 from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
 
@@ -65,9 +67,10 @@ def test_the_same_samples_from_voc(tmp_path):
 
 
 def test_several_files_and_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.data_layout.MINDRECORD_ROWS", 4)
-    monkeypatch.setattr(mindrecords, "MINDRECORD_ROWS", 4)
-    monkeypatch.setattr(mindrecords, "GROUP_ROWS", 3)
+    for module in ("src.data.mindrecord", "src.data.make_mindrecord", "src.data_layout"):
+        monkeypatch.setattr(f"{module}.MINDRECORD_ROWS", 4)
+    for module in ("src.data.mindrecord", "src.data.make_mindrecord"):
+        monkeypatch.setattr(f"{module}.GROUP_ROWS", 3)
     before = load_data(make_coco(tmp_path / "files"), "train")
     mindrecords.write(before, tmp_path / "packed")
     assert len(list((tmp_path / "packed").glob("*.mindrecord"))) == 3

@@ -3,7 +3,7 @@
 
 import pytest
 
-from src.coco_utils import load_data
+from src.data.coco_utils import load_data
 from src.detection_errors import judge_split
 from src.object_fates import FATES, as_lines, fates_by_size
 from tests.datasets import coco_content, write_coco

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from src.coco_utils import load_data
+from src.data.coco_utils import load_data
 from src.partial_results import PartialResults, collect, settings_key
 from tests.datasets import coco_content, write_coco, write_image
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from src import shapes
+from src.data import synthetic_shapes as shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 

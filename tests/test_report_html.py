@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from src.coco_utils import load_data
+from src.data.coco_utils import load_data
 from src.detection_errors import judge_split
 from src.metrics import all_metrics
 from src.report_html import write_report

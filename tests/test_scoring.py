@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from src.coco_utils import DataError, load_data
+from src.data.coco_utils import DataError, load_data
 from src.scoring import (
     COCO_NUMBERS,
     SCORERS,

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src import shapes
+from src.data import synthetic_shapes as shapes
 
 COUNTS = (("train2017", 13), ("val2017", 4))
 

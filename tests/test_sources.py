@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.images import ImageError
+from src.data.records import ImageError
 from src.sources import Source, file_source, find_sources, listed_sources
 from tests.datasets import write_image
 

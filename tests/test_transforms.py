@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src import transforms
+from src.data import transforms
 
 SEEDS = range(1000)
 MEAN = (104.0, 117.0, 123.0)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from src.records import DetectionData
+from src.data.records import DetectionData
 
 MEAN = (104, 117, 123)
 _MODES = (None, 0.1, 0.3, 0.5, 0.7, 0.9, -1.0)

@@ -16,13 +16,13 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from src.box_utils import decode, match, prepare_priors
-from src.coco_utils import load_data
 from src.config import Config, get_config
+from src.data.coco_utils import load_data
+from src.data.records import DetectionData
 from src.detection_errors import judge_split
 from src.detector import build_postprocessor
 from src.object_fates import as_lines, fates_by_size
 from src.priors import make_priors
-from src.records import DetectionData
 from src.scoring import coco_results, score_coco
 from src.utils import add_config_arguments, run_main
 

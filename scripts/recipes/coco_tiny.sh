@@ -49,7 +49,7 @@ printf '\nWhat anchors and NMS alone keep out: the scores of a perfect network\n
 # The folder of the training images is where the data set has it.
 images=$("$PYTHON" -c 'import sys
 from pathlib import Path
-from src.coco_utils import load_data
+from src.data.coco_utils import load_data
 print(Path(load_data(Path(sys.argv[1]), "train").records[0].path).parent)' "$DATA")
 rm -rf "$OUT/pictures"
 "$PYTHON" demo.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$CHECKPOINT" --input "$images" \

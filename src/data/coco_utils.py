@@ -9,6 +9,16 @@ from collections import defaultdict
 from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from src.coco_json import brief, entries_of, raw_boxes, read_json, whole
+from src.data.images import image_header
+from src.data.records import (
+    DataError,
+    DetectionData,
+    Findings,
+    ImageError,
+    ImageRecord,
+    PackedRecords,
+    make_record,
+)
 from src.data_layout import (
     Tree,
     choose_split,
@@ -21,8 +31,6 @@ from src.data_layout import (
     scan,
     unsafe_name,
 )
-from src.images import ImageError, image_header
-from src.records import DataError, DetectionData, Findings, ImageRecord, PackedRecords, make_record
 from src.scoring import coco_results, evaluate_coco, score_coco
 from src.voc_utils import is_voc, load_voc, voc_splits
 

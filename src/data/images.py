@@ -9,20 +9,12 @@ from typing import Optional, Tuple
 import cv2
 import numpy as np
 
-from src.records import printable
+from src.data.records import ImageError
 
 MAX_PIXELS = 64_000_000  # a 47 KB PNG can decode to gigabytes
 MINDRECORD_MARK = ".mindrecord#"  # in a path: a row of that file
 MAX_BYTES = 256 * 1024 * 1024
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-class ImageError(ValueError):
-    """An image that cannot be used; the message is one line that starts with its path."""
-
-    def __init__(self, message: str, kind: str = "unreadable images") -> None:
-        super().__init__(printable(message))
-        self.kind = kind  # unreadable, truncated or oversized
 
 
 @dataclass(frozen=True)
@@ -128,7 +120,7 @@ def read_bytes(path: str) -> bytes:
         ImageError: it is too large or cannot be read.
     """
     if MINDRECORD_MARK in path:
-        from src.mindrecords import read_row  # needs the framework, which nothing else here does
+        from src.data.mindrecord import read_row
 
         return read_row(path)
     try:

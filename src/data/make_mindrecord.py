@@ -1,57 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets as MindRecord files, for network disks where 100,000 small files are slow.
 
-`python -m src.mindrecords DATASET OUT` writes the images of each split into a few large files, and
-beside them a COCO annotation file that says in which row each image is. OUT is then a data set
-like any other: the same samples in the same order. Image files are stored byte for byte.
+`python -m src.data.make_mindrecord DATASET OUT` writes the images of each split into a few large
+files, and beside them a COCO annotation file that says in which row each image is. OUT is then a
+data set like any other: the same samples in the same order. Image files are stored byte for byte.
 """
 
 import argparse
-import functools
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from src.data_layout import MINDRECORD_ROWS, mindrecord_file
-from src.images import ImageError, read_bytes
-from src.records import DataError, DetectionData
+from src.data.images import read_bytes
+from src.data.mindrecord import GROUP_ROWS, MINDRECORD_ROWS, mindrecord_file
+from src.data.records import DataError, DetectionData, ImageError
 from src.scoring import ground_truth
-
-GROUP_ROWS = 64  # images under one category, which is how MindPage finds a row
-
-
-def read_row(path: str) -> bytes:
-    """The image file stored at `path`, e.g. "/data/train2017-00003.mindrecord#17".
-
-    Raises:
-        ImageError: the file cannot be read, or has no such row.
-    """
-    name, _, number = path.rpartition("#")
-    row = int(number)
-    try:
-        group, place = divmod(row, GROUP_ROWS)
-        found = _open(name, os.getpid()).read_at_page_by_name(str(group), place, 1)
-        if len(found) != 1 or found[0]["row"] != row:
-            raise ImageError(f"{path}: no such row")
-        return bytes(found[0]["image"])
-    except (RuntimeError, ValueError, OSError) as error:
-        if isinstance(error, ImageError):
-            raise
-        reason = next((line for line in str(error).splitlines() if line.startswith("[ERROR]")), "")
-        raise ImageError(f"{path}: cannot be read {reason[:200]}".strip()) from None
-
-
-@functools.cache
-def _open(name: str, pid: int) -> Any:
-    """One reader for each file and process: readers do not survive a fork."""
-    from mindspore.mindrecord import MindPage
-
-    page = MindPage(name, num_consumer=1)
-    page.category_field = "part"
-    page.read_category_info()
-    return page
 
 
 def write(data: DetectionData, folder: Path) -> Path:
@@ -106,7 +71,7 @@ def _row(path: str, row: int) -> Dict[str, Any]:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Convert the splits of a data set, and return the exit code."""
-    from src.coco_utils import find_splits, load_data
+    from src.data.coco_utils import find_splits, load_data
 
     parser = argparse.ArgumentParser(description="Write a data set as MindRecord files.")
     parser.add_argument("dataset", type=Path, help="COCO or VOC folder")

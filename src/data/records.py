@@ -4,7 +4,17 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, overload
+from typing import (
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    overload,
+)
 
 import numpy as np
 
@@ -206,3 +216,14 @@ def make_record(
         np.array([row[1] for row in boxes], np.int32),
         np.array([row[2] for row in boxes], bool),
     )
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message is one line that starts with its path."""
+
+    def __init__(self, message: str, kind: str = "unreadable images") -> None:
+        super().__init__(printable(message))
+        self.kind = kind  # unreadable, truncated or oversized
+
+
+COCO_SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, 1e10))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MindData pipelines over the streams of `src.samples`."""
+"""MindData pipelines over the streams of `src.data.sample_stream`."""
 
 import functools
 import gc
@@ -11,8 +11,8 @@ from typing import Any, Iterator, Tuple, Union
 import numpy as np
 
 from src.cpu_settings import usable_cores
-from src.records import DataError, DetectionData
-from src.samples import SampleStream, limit_threads
+from src.data.records import DataError, DetectionData
+from src.data.sample_stream import SampleStream, limit_threads
 
 logger = logging.getLogger(__name__)
 _PREFETCH = 2  # batches ahead for each worker; MindData's 16 would be gigabytes

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small data set in COCO format, drawn instead of downloaded: coloured shapes on textured ground.
 
-`python -m src.shapes OUT --train 800 --val 80 --seed 0` writes `OUT/train2017`, `OUT/val2017` and
-`OUT/annotations/instances_{train,val}2017.json`. The same arguments give the same pixels.
+`python -m src.data.synthetic_shapes OUT --train 800 --val 80 --seed 0` writes `OUT/train2017`,
+`OUT/val2017` and `OUT/annotations/instances_{train,val}2017.json`. The same arguments give the same
+pixels.
 """
 
 import argparse
@@ -281,7 +282,9 @@ def _area(outline_px: np.ndarray) -> float:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m src.shapes", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m src.data.synthetic_shapes", description=__doc__
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
     parser.add_argument("--train", type=int, default=800, help="training images (%(default)s)")
     parser.add_argument("--val", type=int, default=80, help="validation images (%(default)s)")
@@ -293,7 +296,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         counts = (("train2017", args.train), ("val2017", args.val))
         made = write_dataset(args.out, counts, args.seed)
     except (OSError, ValueError) as error:
-        print(f"src.shapes: {error}", file=sys.stderr)
+        print(f"src.data.synthetic_shapes: {error}", file=sys.stderr)
         return 2
     done = "written" if made else "already there"
     print(f"{args.out}: {args.train} + {args.val} images, {done}")

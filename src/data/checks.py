@@ -10,8 +10,16 @@ from typing import Callable, Dict, List, Tuple
 import cv2
 import numpy as np
 
-from src.images import ImageError, checked_header, decode, read_bytes
-from src.records import Columns, DataError, DetectionData, Findings, PackedRecords
+from src.data.images import checked_header, decode, read_bytes
+from src.data.records import (
+    COCO_SIZES,
+    Columns,
+    DataError,
+    DetectionData,
+    Findings,
+    ImageError,
+    PackedRecords,
+)
 
 # Findings that training lives with: it repairs them, or they do no harm.
 HARMLESS = (
@@ -24,7 +32,6 @@ HARMLESS = (
     "EXIF-rotated images",
 )
 SIDES_PX = (0, 4, 8, 16, 32, 64, 128, 256, 100_000)  # bins of the square root of a box's area
-COCO_SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, 1e10))
 Progress = Callable[[int, int], None]
 
 
