@@ -13,6 +13,7 @@ import numpy as np
 from src.config import PRESETS, Config, get_config
 from src.cpu_settings import usable_cores
 from src.data.anchor_fit import build_grid, fit_of, suggest_scales
+from src.data.annotations.layout import choose_split
 from src.data.checks import (
     HARMLESS,
     boxes_cxcywh,
@@ -26,7 +27,6 @@ from src.data.checks import (
 from src.data.coco_utils import find_splits, load_data
 from src.data.dataset import usable_workers
 from src.data.records import Columns, DataError, DetectionData, Findings
-from src.data_layout import choose_split
 from src.data_picture import draw_report, prior_shapes_px
 from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 

@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from src.coco_json import raw_boxes, read_json
-from src.data.records import DataError, DetectionData, Findings
+from src.data.annotations.coco import ground_truth
+from src.data.records import DataError, DetectionData
 
 SCORERS = ("pycocotools", "faster-coco-eval")
 COCO_NUMBERS = (
@@ -180,74 +180,6 @@ def find_scorer(name: str) -> Tuple[Any, Any]:
         raise ValueError(f"{name} is not installed; run: pip install {name}") from None
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     return FasterCOCO, COCOeval_faster
-
-
-def ground_truth(data: DetectionData) -> Dict[str, Any]:
-    """`data` as the contents of a COCO annotation file.
-
-    For COCO data boxes and areas are read again from the file: areas are those of the
-    segmentations, and float32 or clipped boxes would move the score in its last digits.
-    """
-    images = [
-        {"id": row.image_id, "width": row.width, "height": row.height} for row in data.records
-    ]
-    categories = [
-        {"id": key, "name": name} for key, name in zip(data.category_ids, data.class_names)
-    ]
-    boxes = _coco_truth(data) if data.style == "coco" else _record_truth(data)
-    return {"images": images, "categories": categories, "annotations": boxes}
-
-
-def _record_truth(data: DetectionData) -> List[Dict[str, Any]]:
-    rows: List[Dict[str, Any]] = []
-    for record in data.records:
-        for box, label, ignore in zip(record.boxes_px.tolist(), record.labels, record.ignore):
-            xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-            rows.append(
-                {
-                    "image_id": record.image_id,
-                    "category_id": data.category_ids[int(label) - 1],
-                    "bbox": xywh,
-                    "area": xywh[2] * xywh[3],
-                    "iscrowd": int(ignore),
-                    "id": len(rows) + 1,
-                }
-            )
-    return rows
-
-
-def _coco_truth(data: DetectionData) -> List[Dict[str, Any]]:
-    sizes = {record.image_id: (record.width, record.height) for record in data.records}
-    findings = Findings()
-    rows: List[Dict[str, Any]] = []
-    for raw in raw_boxes(read_json(data.annotation_path), findings, set(data.category_ids)):
-        if raw.image_id not in sizes:
-            continue
-        x, y, w, h = raw.bbox_xywh
-        clipped = findings.clip((x, y, x + w, y + h), sizes[raw.image_id], "")
-        if clipped:
-            rows.append(
-                {
-                    "image_id": raw.image_id,
-                    "category_id": raw.category_id,
-                    "bbox": _within_a_pixel(raw.bbox_xywh, clipped),
-                    "area": raw.area,
-                    "iscrowd": int(raw.crowd),
-                    "id": len(rows) + 1,
-                }
-            )
-    return rows
-
-
-def _within_a_pixel(
-    raw_xywh: Tuple[float, float, float, float], clipped_xyxy: Tuple[float, float, float, float]
-) -> List[float]:
-    """The box as it stands in the file, or clipped where it reaches further out of the image."""
-    x, y, w, h = raw_xywh
-    left, top, right, bottom = clipped_xyxy
-    if max(left - x, top - y, x + w - right, y + h - bottom) <= 1:
-        return [x, y, w, h]
-    return [left, top, right - left, bottom - top]
 
 
 def _numbered(results: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:

@@ -10,12 +10,13 @@ import pytest
 
 from src.data import dataset
 from src.data import make_mindrecord as mindrecords
+from src.data.annotations.coco import ground_truth
 from src.data.coco_utils import load_data
 from src.data.images import read_bytes, read_image
 from src.data.mindrecord import MINDRECORD_ROWS, mindrecord_file
 from src.data.records import ImageError
 from src.data.sample_stream import SampleStream
-from src.scoring import evaluate_coco, ground_truth
+from src.scoring import evaluate_coco
 from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +68,11 @@ def test_the_same_samples_from_voc(tmp_path):
 
 
 def test_several_files_and_groups(tmp_path, monkeypatch):
-    for module in ("src.data.mindrecord", "src.data.make_mindrecord", "src.data_layout"):
+    for module in (
+        "src.data.mindrecord",
+        "src.data.make_mindrecord",
+        "src.data.annotations.layout",
+    ):
         monkeypatch.setattr(f"{module}.MINDRECORD_ROWS", 4)
     for module in ("src.data.mindrecord", "src.data.make_mindrecord"):
         monkeypatch.setattr(f"{module}.GROUP_ROWS", 3)

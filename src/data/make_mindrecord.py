@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
+from src.data.annotations.coco import ground_truth
 from src.data.images import read_bytes
 from src.data.mindrecord import GROUP_ROWS, MINDRECORD_ROWS, mindrecord_file
 from src.data.records import DataError, DetectionData, ImageError
-from src.scoring import ground_truth
 
 
 def write(data: DetectionData, folder: Path) -> Path:

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contents of COCO annotation files, taken with care: nothing in them has the right type for
+sure.
+"""
+
+import json
+import math
+import os
+import posixpath
+from collections import defaultdict
+from typing import (
+    Any,
+    Container,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+from src.data.annotations.layout import (
+    Tree,
+    coco_files,
+    held_out,
+    image_folders,
+    mindrecord_place,
+    report_missing,
+    unsafe_name,
+)
+from src.data.images import image_header
+from src.data.records import (
+    DataError,
+    DetectionData,
+    Findings,
+    ImageError,
+    ImageRecord,
+    PackedRecords,
+    make_record,
+)
+
+
+class RawBox(NamedTuple):
+    """One annotation as it stands in the file, checked for type but not clipped."""
+
+    image_id: int
+    category_id: int
+    bbox_xywh: Tuple[float, float, float, float]  # pixels
+    area: float  # pixels; the segmentation's where the file gives one
+    crowd: bool
+
+
+def read_json(path: str) -> Dict[str, Any]:
+    """The JSON object in the file at `path`, in UTF-8, 16 or 32.
+
+    Raises:
+        DataError: unreadable, not JSON, or not an object.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise DataError(f"{path}: not a COCO annotation file (nested too deeply)") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({str(error)[:80]})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object with images, annotations and categories")
+    return content
+
+
+def entries_of(content: Mapping[str, Any], key: str, path: str) -> List[Any]:
+    entries = content.get(key)
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path}: expected a list of {key} under {key!r}, found {brief(entries)}")
+    return entries
+
+
+def raw_boxes(
+    content: Mapping[str, Any], findings: Findings, categories: Container[int]
+) -> Iterator[RawBox]:
+    """The annotations of a COCO file that have the right types and a known category."""
+    entries = content.get("annotations", [])
+    if not isinstance(entries, list):
+        findings.refuse(
+            "malformed annotations", f"expected a list under 'annotations', found {brief(entries)}"
+        )
+        return
+    for entry in entries:
+        if not isinstance(entry, dict):
+            findings.note("malformed annotations", brief(entry))
+            continue
+        image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
+        box = numbers(entry.get("bbox"))
+        if image is None or box is None:
+            findings.note("malformed annotations", f"annotation {brief(entry.get('id'))}")
+        elif category not in categories or category is None:
+            findings.note(
+                "boxes of unknown categories", f"category_id {brief(entry.get('category_id'))}"
+            )
+        else:
+            area = entry.get("area")
+            if not isinstance(area, (int, float)) or not 0 < area < 1e15:
+                area = box[2] * box[3]
+            yield RawBox(image, category, box, float(area), bool(entry.get("iscrowd")))
+
+
+def whole(value: Any) -> Optional[int]:
+    """`value` as a 64-bit whole number, or None."""
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        return value
+    return None
+
+
+def numbers(value: Any) -> Optional[Tuple[float, float, float, float]]:
+    """`value` as four floats, which may be infinite or NaN, or None."""
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    if not all(isinstance(item, (int, float)) for item in value):
+        return None
+    try:
+        return tuple(map(float, value))  # type: ignore[return-value]
+    except OverflowError:
+        return (math.inf,) * 4
+
+
+def brief(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, (list, dict)) and len(value) > 4:
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def load_coco(tree: Tree, split: str, relative: str, findings: Findings) -> DetectionData:
+    path = tree.path(relative)
+    content = read_json(path)
+    categories = _categories(content, path, findings)
+    ids = tuple(sorted(categories))
+    images = _images(content, path, findings)
+    chosen = images
+    if split not in coco_files(tree):
+        chosen = {key: images[key] for i, key in enumerate(sorted(images)) if held_out(split, i)}
+    packed = "mindrecord" in content
+    places = _locate(chosen, tree, split, relative, packed, findings)
+    records = _records(content, places, images, ids, findings)
+    return DetectionData(
+        PackedRecords(records),
+        tuple(categories[key] for key in ids),
+        ids,
+        split,
+        path,
+        "coco",
+        dict(findings.counts),
+        "annotations" in content,
+    )
+
+
+def _records(
+    content: Mapping[str, Any],
+    places: Mapping[int, Tuple[str, int, int]],
+    known: Container[int],
+    category_ids: Sequence[int],
+    findings: Findings,
+) -> List[ImageRecord]:
+    label_of = {category: label for label, category in enumerate(category_ids, 1)}
+    boxes: Dict[int, List] = defaultdict(list)
+    for raw in raw_boxes(content, findings, label_of):
+        if raw.image_id in places:
+            file_path, width, height = places[raw.image_id]
+            x, y, w, h = raw.bbox_xywh
+            box = findings.clip((x, y, x + w, y + h), (width, height), file_path)
+            if box:
+                boxes[raw.image_id].append((box, label_of[raw.category_id], raw.crowd))
+        elif raw.image_id not in known:
+            findings.note("boxes of unknown images", f"image_id {raw.image_id}")
+    return [
+        make_record(key, file_path, (width, height), boxes.get(key, ()))
+        for key, (file_path, width, height) in places.items()
+    ]
+
+
+def _categories(content: Mapping[str, Any], path: str, findings: Findings) -> Dict[int, str]:
+    """Name by category id."""
+    names: Dict[int, str] = {}
+    for entry in entries_of(content, "categories", path):
+        entry = entry if isinstance(entry, dict) else {}
+        key, name = whole(entry.get("id")), entry.get("name")
+        if key is None or not isinstance(name, str) or not name.isprintable() or not name:
+            findings.refuse(
+                "bad categories", f"{path}: expected id and name in category {brief(entry)}"
+            )
+        elif names.get(key, name) != name:
+            findings.refuse(
+                "bad categories", f"{path}: category id {key} is both {names[key]!r} and {name!r}"
+            )
+        else:
+            names[key] = name
+    return names
+
+
+def _images(
+    content: Mapping[str, Any], path: str, findings: Findings
+) -> Dict[int, Mapping[str, Any]]:
+    """Entry by image id."""
+    images: Dict[int, Mapping[str, Any]] = {}
+    for entry in entries_of(content, "images", path):
+        entry = entry if isinstance(entry, dict) else {}
+        key, name = whole(entry.get("id")), entry.get("file_name")
+        if key is None or not isinstance(name, str):
+            findings.refuse(
+                "bad images", f"{path}: expected id and file_name in image {brief(entry)}"
+            )
+        elif key in images and images[key]["file_name"] == name:
+            findings.note("repeated images", name)
+        elif key in images:
+            findings.refuse(
+                "bad images",
+                f"{path}: image id {key} is both {images[key]['file_name']} and {name}",
+            )
+        elif unsafe_name(name):
+            findings.refuse("unsafe paths", f"{path}: file_name {name!r} {unsafe_name(name)}")
+        else:
+            images[key] = entry
+    return images
+
+
+def _locate(
+    images: Mapping[int, Mapping[str, Any]],
+    tree: Tree,
+    split: str,
+    relative: str,
+    packed: bool,
+    findings: Findings,
+) -> Dict[int, Tuple[str, int, int]]:
+    """Absolute path, width and height by image id, for the images that are there."""
+    folders = image_folders(tree, split, posixpath.dirname(relative))
+    found: Dict[int, Tuple[str, int, int]] = {}
+    missing = []
+    for key, entry in images.items():
+        name = entry["file_name"].replace("\\", "/")
+        if packed:
+            place = mindrecord_place(tree, split, whole(entry.get("row")))
+        else:
+            place = tree.find(posixpath.normpath(name), folders)
+        if place is None:
+            missing.append(posixpath.join(folders[0], name))
+            continue
+        size = _size(entry, tree.path(place), tree.path(relative), findings)
+        if size:
+            found[key] = (tree.path(place), *size)
+    report_missing(tree, missing, len(images), tree.path(relative), findings)
+    return found
+
+
+def _size(
+    entry: Mapping[str, Any], path: str, listed_in: str, findings: Findings
+) -> Optional[Tuple[int, int]]:
+    """(width, height) as annotated, or from the file where the annotation leaves it out."""
+    sides = [entry.get("width"), entry.get("height")]
+    if sides[0] in (None, 0) or sides[1] in (None, 0):
+        try:
+            header = image_header(path)
+            return header.width, header.height
+        except ImageError as error:
+            findings.refuse("unreadable images", str(error))
+            return None
+    width, height = whole(sides[0]), whole(sides[1])
+    if width is None or height is None or not (0 < width < 10**6 and 0 < height < 10**6):
+        name = os.path.basename(path)
+        findings.refuse("bad images", f"{listed_in}: width and height of {name} are {brief(sides)}")
+        return None
+    return width, height
+
+
+def ground_truth(data: DetectionData) -> Dict[str, Any]:
+    """`data` as the contents of a COCO annotation file.
+
+    For COCO data boxes and areas are read again from the file: areas are those of the
+    segmentations, and float32 or clipped boxes would move the score in its last digits.
+    """
+    images = [
+        {"id": row.image_id, "width": row.width, "height": row.height} for row in data.records
+    ]
+    categories = [
+        {"id": key, "name": name} for key, name in zip(data.category_ids, data.class_names)
+    ]
+    boxes = _coco_truth(data) if data.style == "coco" else _record_truth(data)
+    return {"images": images, "categories": categories, "annotations": boxes}
+
+
+def _record_truth(data: DetectionData) -> List[Dict[str, Any]]:
+    rows: List[Dict[str, Any]] = []
+    for record in data.records:
+        for box, label, ignore in zip(record.boxes_px.tolist(), record.labels, record.ignore):
+            xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            rows.append(
+                {
+                    "image_id": record.image_id,
+                    "category_id": data.category_ids[int(label) - 1],
+                    "bbox": xywh,
+                    "area": xywh[2] * xywh[3],
+                    "iscrowd": int(ignore),
+                    "id": len(rows) + 1,
+                }
+            )
+    return rows
+
+
+def _coco_truth(data: DetectionData) -> List[Dict[str, Any]]:
+    sizes = {record.image_id: (record.width, record.height) for record in data.records}
+    findings = Findings()
+    rows: List[Dict[str, Any]] = []
+    for raw in raw_boxes(read_json(data.annotation_path), findings, set(data.category_ids)):
+        if raw.image_id not in sizes:
+            continue
+        x, y, w, h = raw.bbox_xywh
+        clipped = findings.clip((x, y, x + w, y + h), sizes[raw.image_id], "")
+        if clipped:
+            rows.append(
+                {
+                    "image_id": raw.image_id,
+                    "category_id": raw.category_id,
+                    "bbox": _within_a_pixel(raw.bbox_xywh, clipped),
+                    "area": raw.area,
+                    "iscrowd": int(raw.crowd),
+                    "id": len(rows) + 1,
+                }
+            )
+    return rows
+
+
+def _within_a_pixel(
+    raw_xywh: Tuple[float, float, float, float], clipped_xyxy: Tuple[float, float, float, float]
+) -> List[float]:
+    """The box as it stands in the file, or clipped where it reaches further out of the image."""
+    x, y, w, h = raw_xywh
+    left, top, right, bottom = clipped_xyxy
+    if max(left - x, top - y, x + w - right, y + h - bottom) <= 1:
+        return [x, y, w, h]
+    return [left, top, right - left, bottom - top]
