@@ -27,7 +27,7 @@ from src.data.checks import (
 from src.data.coco_utils import find_splits, load_data
 from src.data.dataset import usable_workers
 from src.data.records import Columns, DataError, DetectionData, Findings
-from src.data_picture import draw_report, prior_shapes_px
+from src.drawing.data_overview import draw_report, prior_shapes_px
 from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 
 OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched

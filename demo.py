@@ -20,7 +20,7 @@ from tqdm import tqdm
 from src.box_files import WRITERS, Found
 from src.data.records import ImageError
 from src.detector import Detector
-from src.draw import draw_detections
+from src.drawing.detections import draw_detections
 from src.network_file import read_network_file
 from src.screen import Screen
 from src.sources import STDIN, Frames, Source, find_sources, listed_sources

@@ -22,11 +22,11 @@ from src.data.coco_utils import load_data
 from src.data.records import DetectionData
 from src.detection_errors import judge_split
 from src.detector import STAGES, Detector
+from src.drawing.report_page import write_report
 from src.evaluation import detect_split
 from src.metrics import all_metrics, as_text
 from src.network_file import NetworkFile, read_network_file
 from src.partial_results import PartialResults, collect, settings_key
-from src.report_html import write_report
 from src.scoring import SCORERS, category_ids_for, coco_score, find_scorer
 from src.stopwatch import Stopwatch
 from src.submission import write_submission

@@ -17,8 +17,8 @@ from src.config import Config
 from src.data.coco_utils import load_data
 from src.data.images import read_image
 from src.detector import load_network
+from src.drawing.network_insides import draw_activations, draw_matches, draw_priors
 from src.graph_cache import Cached
-from src.inside import draw_activations, draw_matches, draw_priors
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
 from src.utils import add_common_arguments, run_main, setup_device
 from src.views import View, view_input

@@ -16,12 +16,7 @@ from src.graph_cache import Cached
 from src.loss import ModelWithLoss, MultiBoxLoss
 from src.loss_scale import FIRST, DynamicLossScale
 from src.lr_scheduler import learning_rates
-from src.network_options import (
-    freeze,
-    running_statistics,
-    synchronise_batch_norm,
-    use_float16,
-)
+from src.network_options import freeze, running_statistics, synchronise_batch_norm, use_float16
 from src.optimizers import Optimizer
 from src.priors import make_priors
 from src.scoring import category_ids_for

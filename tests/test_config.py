@@ -3,15 +3,7 @@ import dataclasses
 
 import pytest
 
-from src.config import (
-    PRESETS,
-    Config,
-    ConfigError,
-    default_preset,
-    from_json,
-    get_config,
-    to_json,
-)
+from src.config import PRESETS, Config, ConfigError, default_preset, from_json, get_config, to_json
 
 
 def test_presets_of_the_model_zoo_are_there():

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from src.draw import colour_of, draw_detections
+from src.drawing.detections import colour_of, draw_detections
 
 NAMES = ("cat", "dog")
 BOXES = np.array([[20.0, 30.0, 70.0, 80.0]])

@@ -8,8 +8,8 @@ import pytest
 import visualize
 from src.checkpoint import save_checkpoint, save_config
 from src.config import get_config
-from src.draw import colour_of
-from src.inside import SIDE_PX, draw_activations, draw_matches, draw_priors, grid
+from src.drawing.detections import colour_of
+from src.drawing.network_insides import SIDE_PX, draw_activations, draw_matches, draw_priors, grid
 from tests.datasets import coco_content, write_coco, write_image
 
 GREY = np.full((30, 50, 3), 100, np.uint8)

@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from src import plot_log
-from src.plot_log import curves, draw_run, limits, place
+from src.drawing import plot_log
+from src.drawing.plot_log import curves, draw_run, limits, place
 
 ROWS = [
     {"step": 10, "loss": 9.0, "loc_loss": 3.0, "conf_loss": 6.0, "learning_rate": 1e-3},

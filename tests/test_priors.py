@@ -3,13 +3,7 @@ import numpy as np
 import pytest
 
 from src.config import get_config
-from src.priors import (
-    derived_table,
-    feature_sizes,
-    make_priors,
-    prior_boxes,
-    ssd_feature_sizes,
-)
+from src.priors import derived_table, feature_sizes, make_priors, prior_boxes, ssd_feature_sizes
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 
 from src.data.coco_utils import load_data
 from src.detection_errors import judge_split
+from src.drawing.html_parts import bars, curves, heat_map, picture, table
+from src.drawing.report_page import write_report
 from src.metrics import all_metrics
-from src.report_html import write_report
-from src.report_parts import bars, curves, heat_map, picture, table
 from src.scoring import coco_score
 from tests.datasets import coco_content, write_coco
 

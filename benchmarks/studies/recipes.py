@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
-from src.plot_log import Points, curves, draw_panel
+from src.drawing.plot_log import Points, curves, draw_panel
 from src.run_log import JSONL_NAME, read_log
 from src.utils import run_main
 

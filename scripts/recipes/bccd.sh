@@ -34,7 +34,7 @@ recipe=(
 train_recipe --split trainval "${recipe[@]}" "${@:3}"
 "$PYTHON" eval.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$CHECKPOINT" --dataset_path "$DATA" \
   --split test --output "$OUT/eval" --report
-"$PYTHON" -m src.plot_log "$(dirname "$CHECKPOINT")"
+"$PYTHON" -m src.drawing.plot_log "$(dirname "$CHECKPOINT")"
 
 cat <<TEXT
 

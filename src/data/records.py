@@ -4,17 +4,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import (
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    overload,
-)
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, overload
 
 import numpy as np
 

@@ -11,8 +11,8 @@ import numpy as np
 from src.data.images import read_image
 from src.data.records import DetectionData, ImageError, ImageRecord
 from src.detection_errors import KINDS, ErrorSummary, ImageErrors
-from src.draw import draw_detections
-from src.report_parts import bars, curves, heat_map, number, page, picture, section, table
+from src.drawing.detections import draw_detections
+from src.drawing.html_parts import bars, curves, heat_map, number, page, picture, section, table
 
 PICTURES = 6  # of the best images, and of the worst
 PICTURE_PX = 400  # longer side that small images are enlarged to, so that names can be read

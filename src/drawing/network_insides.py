@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from src.box_utils import cxcywh_to_xyxy, match
-from src.draw import colour_of
+from src.drawing.detections import colour_of
 
 SIDE_PX = 320  # of one panel
 _GROUND, _INK = (30, 30, 30), (235, 235, 235)

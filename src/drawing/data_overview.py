@@ -9,7 +9,7 @@ import numpy as np
 from src.data.images import read_image
 from src.data.records import DetectionData, ImageError
 from src.data.sample_stream import training_boxes
-from src.draw import colour_of
+from src.drawing.detections import colour_of
 
 PANEL = 640  # side of the two upper panels, pixels
 COLUMNS, ROWS = 6, 3  # of the contact sheet

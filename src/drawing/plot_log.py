@@ -104,7 +104,7 @@ def _write(picture: np.ndarray, text: str, at: Tuple[int, int], scale: float) ->
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m src.plot_log", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m src.drawing.plot_log", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run, with log.jsonl")
     parser.add_argument("--output", type=Path, help="PNG to write (default: RUN/log.png)")
     args = parser.parse_args(argv)
