@@ -20,16 +20,16 @@ from src.checkpoint import Labels, write_atomically
 from src.config import Config, to_json
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
-from src.detection_errors import judge_split
 from src.detector import STAGES, Detector
 from src.drawing.report_page import write_report
-from src.evaluation import detect_split
-from src.metrics import all_metrics, as_text
+from src.evaluation.coco_metrics import SCORERS, category_ids_for, coco_score, find_scorer
+from src.evaluation.error_analysis import judge_split
+from src.evaluation.partial_results import PartialResults, collect, settings_key
+from src.evaluation.pipeline import detect_split
+from src.evaluation.submission import write_submission
+from src.evaluation.summary import all_metrics, as_text
 from src.network_file import NetworkFile, read_network_file
-from src.partial_results import PartialResults, collect, settings_key
-from src.scoring import SCORERS, category_ids_for, coco_score, find_scorer
 from src.stopwatch import Stopwatch
-from src.submission import write_submission
 from src.utils import add_common_arguments, run_main, setup_device
 
 LOG = logging.getLogger("m2det.eval")

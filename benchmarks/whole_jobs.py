@@ -89,7 +89,7 @@ def our_evaluation(case: Case, folder: Path, data: DetectionData) -> Timed:
 
     from src.checkpoint import Labels
     from src.detector import Detector, cell_network
-    from src.evaluation import detect_split
+    from src.evaluation.pipeline import detect_split
 
     config, net = sides.our_network(case, folder)
     network = cell_network(net)

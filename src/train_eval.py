@@ -12,8 +12,8 @@ from src.callback import Callback, CheckpointSaver, StepReport
 from src.data.records import DetectionData
 from src.detector import Detector
 from src.ema import Ema
-from src.evaluation import detect_split
-from src.scoring import score_coco
+from src.evaluation.coco_metrics import score_coco
+from src.evaluation.pipeline import detect_split
 
 LOG = logging.getLogger("m2det.train")
 Score = Callable[[], Optional[Dict[str, float]]]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from src.data.coco_utils import load_data
-from src.detection_errors import judge_split
+from src.evaluation.error_analysis import judge_split
 from tests.datasets import coco_content, write_coco
 
 CAT, DOG = 1, 2  # labels; the category ids are 3 and 7

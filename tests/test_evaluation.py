@@ -16,7 +16,7 @@ from src.config import get_config
 from src.data.coco_utils import load_data
 from src.data.records import DataError
 from src.detector import STAGES, Detector, PostProcessor
-from src.evaluation import detect_split
+from src.evaluation.pipeline import detect_split
 from src.stopwatch import Stopwatch
 from src.views import ViewPlan, view_input
 from tests.datasets import coco_content, voc_xml, write_coco, write_voc
@@ -129,7 +129,7 @@ def test_stages_run_at_the_same_time(root, monkeypatch):
 
         return call
 
-    monkeypatch.setattr("src.evaluation.view_input", waits(view_input))
+    monkeypatch.setattr("src.evaluation.pipeline.view_input", waits(view_input))
     slow.network, slow.finish = waits(slow.network), waits(slow.finish)
     began = time.perf_counter()
     detect_split(slow, load_data(root, "val"), range(COUNT), (3, 7), lambda *_: None)

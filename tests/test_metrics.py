@@ -4,9 +4,9 @@
 import pytest
 
 from src.data.coco_utils import load_data
-from src.detection_errors import judge_split
-from src.metrics import all_metrics, as_text, class_table, precision_recall, voc_numbers
-from src.scoring import coco_score
+from src.evaluation.coco_metrics import coco_score
+from src.evaluation.error_analysis import judge_split
+from src.evaluation.summary import all_metrics, as_text, class_table, precision_recall, voc_numbers
 from tests.datasets import coco_content, write_coco
 
 

@@ -16,7 +16,7 @@ from src.data.images import read_bytes, read_image
 from src.data.mindrecord import MINDRECORD_ROWS, mindrecord_file
 from src.data.records import ImageError
 from src.data.sample_stream import SampleStream
-from src.scoring import evaluate_coco
+from src.evaluation.coco_metrics import evaluate_coco
 from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
 
 ROOT = Path(__file__).resolve().parents[1]

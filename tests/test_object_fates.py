@@ -4,8 +4,7 @@
 import pytest
 
 from src.data.coco_utils import load_data
-from src.detection_errors import judge_split
-from src.object_fates import FATES, as_lines, fates_by_size
+from src.evaluation.error_analysis import FATES, as_lines, fates_by_size, judge_split
 from tests.datasets import coco_content, write_coco
 from tests.test_detection_errors import entry
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from src.data.coco_utils import load_data
-from src.partial_results import PartialResults, collect, settings_key
+from src.evaluation.partial_results import PartialResults, collect, settings_key
 from tests.datasets import coco_content, write_coco, write_image
 
 ROW = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}

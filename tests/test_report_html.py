@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from src.data.coco_utils import load_data
-from src.detection_errors import judge_split
 from src.drawing.html_parts import bars, curves, heat_map, picture, table
 from src.drawing.report_page import write_report
-from src.metrics import all_metrics
-from src.scoring import coco_score
+from src.evaluation.coco_metrics import coco_score
+from src.evaluation.error_analysis import judge_split
+from src.evaluation.summary import all_metrics
 from tests.datasets import coco_content, write_coco
 
 VOID = {"meta", "img"}

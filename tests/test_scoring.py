@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from src.data.coco_utils import DataError, load_data
-from src.scoring import (
+from src.evaluation.coco_metrics import (
     COCO_NUMBERS,
     SCORERS,
     category_ids_for,

@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 
-from src.submission import write_submission
+from src.evaluation.submission import write_submission
 
 ROWS = [{"image_id": 7, "category_id": 1, "bbox": [0.5, 1, 2, 3], "score": 0.25}]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from src.data.coco_utils import DataError, load_data
-from src.voc_scoring import voc_average_precision, voc_mean_ap
+from src.evaluation.voc_metrics import voc_average_precision, voc_mean_ap
 from tests.datasets import SHARED, voc_xml, write_image, write_voc
 
 CAT = voc_xml([("cat", (11, 6, 40, 30))])

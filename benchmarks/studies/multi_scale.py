@@ -17,9 +17,9 @@ from src.config import Config, override
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
 from src.detector import STAGES, Detector
-from src.evaluation import detect_split
+from src.evaluation.coco_metrics import category_ids_for, score_coco
+from src.evaluation.pipeline import detect_split
 from src.network_file import read_network_file
-from src.scoring import category_ids_for, score_coco
 from src.stopwatch import Stopwatch
 from src.utils import add_common_arguments, run_main, setup_device
 

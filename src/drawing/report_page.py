@@ -10,9 +10,9 @@ import numpy as np
 
 from src.data.images import read_image
 from src.data.records import DetectionData, ImageError, ImageRecord
-from src.detection_errors import KINDS, ErrorSummary, ImageErrors
 from src.drawing.detections import draw_detections
 from src.drawing.html_parts import bars, curves, heat_map, number, page, picture, section, table
+from src.evaluation.error_analysis import KINDS, ErrorSummary, ImageErrors
 
 PICTURES = 6  # of the best images, and of the worst
 PICTURE_PX = 400  # longer side that small images are enlarged to, so that names can be read
@@ -63,7 +63,7 @@ def write_report(
     Args:
         path: the HTML file.
         data: the split.
-        metrics: of `src.metrics.all_metrics`, and optionally "images_per_second".
+        metrics: of `src.evaluation.summary.all_metrics`, and optionally "images_per_second".
         errors: what went wrong in each image.
         config: shown at the end.
         title: what was evaluated on what.

@@ -16,7 +16,7 @@ import numpy as np
 from src.data.records import DetectionData, ImageRecord
 from src.data.sample_stream import Reader, limit_threads
 from src.detector import STAGES, Detector, Outputs
-from src.scoring import coco_results
+from src.evaluation.coco_metrics import coco_results
 from src.stopwatch import Stopwatch
 from src.views import View, view_input
 

@@ -48,7 +48,7 @@ def voc_mean_ap(
     """Mean AP over the classes that have ground truth, and AP by class name (NaN for the others).
 
     Ground truths flagged `ignore` (difficult) count neither as found nor as missed. `results` are
-    entries as made by `src.scoring.coco_results`.
+    entries as made by `src.evaluation.coco_metrics.coco_results`.
     """
     by_class: Dict[int, List[Mapping[str, Any]]] = defaultdict(list)
     for entry in results:
