@@ -13,24 +13,25 @@ from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from src.backbones import build_backbone
-from src.checkpoint import (
+from src.config import PRESETS, Config, to_json
+from src.formats.checkpoint import (
     CONFIG_NAME,
     STATE_PREFIX,
+    mismatches,
     read_checkpoint,
     resolve_config,
     save_checkpoint,
     save_config,
 )
-from src.config import PRESETS, Config, to_json
-from src.convert_config import (
+from src.formats.pytorch_config import (
     check_backbone,
     choose_config,
     describe,
     layout_of,
     unofficial_options,
 )
-from src.convert_keys import ConversionError, Layout, find_backbone, find_model, is_detector
-from src.convert_weights import (
+from src.formats.pytorch_keys import ConversionError, Layout, find_backbone, find_model, is_detector
+from src.formats.pytorch_weights import (
     Arrays,
     Converted,
     check_finite,
@@ -41,7 +42,7 @@ from src.convert_weights import (
     write_pytorch,
 )
 from src.model import build_model
-from src.utils import mismatches, run_main
+from src.utils import run_main
 
 WEIGHT_FILES = (".ckpt", ".safetensors", ".mindir", ".onnx")
 

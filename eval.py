@@ -16,7 +16,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-from src.checkpoint import Labels, write_atomically
 from src.config import Config, to_json
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
@@ -28,6 +27,7 @@ from src.evaluation.partial_results import PartialResults, collect, settings_key
 from src.evaluation.pipeline import detect_split
 from src.evaluation.submission import write_submission
 from src.evaluation.summary import all_metrics, as_text
+from src.formats.checkpoint import Labels, write_atomically
 from src.network_file import NetworkFile, read_network_file
 from src.stopwatch import Stopwatch
 from src.utils import add_common_arguments, run_main, setup_device

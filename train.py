@@ -15,11 +15,11 @@ from mindspore import nn
 
 from src import training_setup as setup
 from src.callback import Callback, CheckpointSaver, list_checkpoints
-from src.checkpoint import Labels, save_config
 from src.config import Config, default_preset, get_config, with_classes
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
 from src.ema import Ema, EmaUpdate
+from src.formats.checkpoint import Labels, load_weights, save_config
 from src.model import build_model
 from src.network_options import from_first_rank, share_weights
 from src.progress import Bar, LogLines, Progress
@@ -28,7 +28,7 @@ from src.run_log import RunLog, save_run
 from src.stopping import StopSignal
 from src.train_eval import Evaluation
 from src.trainer import BadSteps, Run, TrainingError, train
-from src.utils import add_common_arguments, load_weights, run_main, set_seed, setup_device
+from src.utils import add_common_arguments, run_main, set_seed, setup_device
 
 LOG = logging.getLogger("m2det.train")
 

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from mindspore import Tensor
 
-from src.checkpoint import resolve_config
 from src.config import Config
 from src.data.coco_utils import load_data
 from src.data.images import read_image
 from src.detector import load_network
 from src.drawing.network_insides import draw_activations, draw_matches, draw_priors
+from src.formats.checkpoint import resolve_config
 from src.graph_cache import Cached
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
 from src.utils import add_common_arguments, run_main, setup_device

@@ -12,15 +12,14 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
-from src.checkpoint import Labels, load_labels, resolve_config
 from src.config import Config
+from src.formats.checkpoint import Labels, load_labels, load_weights, resolve_config
 from src.graph_cache import Cached
 from src.merging import merge_views
 from src.model import M2Det, build_model
 from src.postprocess import Candidates, Detections, PostProcessor, candidates
 from src.priors import build_priors, make_priors
 from src.stopwatch import Stopwatch
-from src.utils import load_weights
 from src.views import View, ViewPlan, place, view_input
 
 __all__ = ["Detections", "Detector", "PostProcessor", "build_postprocessor", "candidates"]

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
-from src.checkpoint import Labels, load_labels, resolve_config
 from src.config import Config, ConfigError, override
 from src.detector import Detector
-from src.exported import Exported, ExportedError, load_exported
+from src.formats.checkpoint import Labels, load_labels, resolve_config
+from src.formats.exported_network import Exported, ExportedError, load_exported
 
 EXPORTED = (".mindir", ".onnx")
 

@@ -12,10 +12,9 @@ import numpy as np
 from mindspore import Parameter, nn
 
 from src.callback import list_checkpoints
-from src.checkpoint import STATE_PREFIX, CheckpointError, read_checkpoint
 from src.ema import Ema
+from src.formats.checkpoint import STATE_PREFIX, CheckpointError, load_weights, read_checkpoint
 from src.optimizers import Optimizer
-from src.utils import load_weights
 
 LOG = logging.getLogger("m2det.train")
 FACTS = "run"  # name of the facts in a checkpoint

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from src.checkpoint import write_atomically
+from src.formats.checkpoint import write_atomically
 from src.progress import Interval
 
 LOG = logging.getLogger(__name__)

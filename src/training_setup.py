@@ -7,12 +7,12 @@ from typing import Any, Callable, Dict, Generator, List, Optional, Tuple, Union
 import numpy as np
 from mindspore import nn
 
-from src.checkpoint import Labels
 from src.config import Config, override
 from src.data.dataset import batches, build_train_dataset
 from src.data.records import DetectionData
 from src.detector import Detector, cell_network
 from src.evaluation.coco_metrics import category_ids_for
+from src.formats.checkpoint import Labels
 from src.graph_cache import Cached
 from src.loss import ModelWithLoss, MultiBoxLoss
 from src.loss_scale import FIRST, DynamicLossScale

@@ -12,7 +12,7 @@ from typing import Dict, List, Optional, Sequence
 import numpy as np
 import psutil
 
-from src.checkpoint import read_checkpoint
+from src.formats.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "resnet18_64"

@@ -9,8 +9,8 @@ import mindspore as ms
 import numpy as np
 
 import export
-from src.checkpoint import Labels, save_checkpoint, save_config
 from src.config import get_config
+from src.formats.checkpoint import Labels, save_checkpoint, save_config
 from src.model import build_model
 
 SMALL = (

@@ -8,9 +8,9 @@ import reference_torch as ref
 from mindspore.nn.utils import no_init_parameters
 
 from src.config import get_config
-from src.convert_config import choose_config, layout_of
-from src.convert_keys import find_model
-from src.convert_weights import from_official
+from src.formats.pytorch_config import choose_config, layout_of
+from src.formats.pytorch_keys import find_model
+from src.formats.pytorch_weights import from_official
 from src.model import build_model
 
 SMALL = {"backbone": "resnet18", "input_size": 128, "num_classes": 5, "planes": 32, "num_levels": 2}

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from src.callback import CheckpointSaver, StepReport, list_checkpoints
-from src.checkpoint import read_checkpoint
+from src.formats.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("device")
 

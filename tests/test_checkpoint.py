@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.checkpoint import (
+from src.config import ConfigError, get_config
+from src.formats.checkpoint import (
     CheckpointError,
     Labels,
     load_labels,
+    load_weights,
     read_checkpoint,
     resolve_config,
     save_checkpoint,
     save_config,
     write_atomically,
 )
-from src.config import ConfigError, get_config
-from src.utils import load_weights
 
 pytestmark = pytest.mark.usefixtures("device")
 

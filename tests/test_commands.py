@@ -14,9 +14,9 @@ from datasets import rendered
 import eval as evaluate
 import train
 from src.callback import list_checkpoints
-from src.checkpoint import read_checkpoint
 from src.data.synthetic_shapes import CATEGORY_IDS, CLASS_NAMES
 from src.detector import Detector
+from src.formats.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("device")
 

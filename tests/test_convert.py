@@ -14,11 +14,16 @@ import torch
 from reference_backbones import ResNet, Vgg16
 
 import convert
-from src.checkpoint import STATE_PREFIX, CheckpointError, read_checkpoint, save_checkpoint
 from src.config import ConfigError, from_json, get_config
-from src.convert_keys import ConversionError
+from src.formats.checkpoint import (
+    STATE_PREFIX,
+    CheckpointError,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from src.formats.pytorch_keys import ConversionError
 from src.model import build_model
-from src.utils import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 

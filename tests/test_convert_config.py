@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from src.convert_config import choose_config, unofficial_options
-from src.convert_keys import ConversionError
+from src.formats.pytorch_config import choose_config, unofficial_options
+from src.formats.pytorch_keys import ConversionError
 
 
 @pytest.mark.parametrize(

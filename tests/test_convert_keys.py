@@ -11,8 +11,8 @@ from reference_backbones import VARIANTS, ResNet, Vgg16
 
 from src.backbones import build_backbone
 from src.config import BACKBONES
-from src.convert_config import choose_config, layout_of
-from src.convert_keys import Layout, find_backbone, find_model, is_detector
+from src.formats.pytorch_config import choose_config, layout_of
+from src.formats.pytorch_keys import Layout, find_backbone, find_model, is_detector
 from src.model import build_model
 
 

@@ -12,7 +12,7 @@ import torch
 from reference_backbones import ResNet
 
 import convert
-from src.convert_keys import ConversionError
+from src.formats.pytorch_keys import ConversionError
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = ("--set", "model.input_size=128")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.convert_keys import ConversionError
-from src.convert_weights import read_pytorch, write_pytorch
+from src.formats.pytorch_keys import ConversionError
+from src.formats.pytorch_weights import read_pytorch, write_pytorch
 
 STATE = {
     "module.a.weight": torch.arange(5000.0, dtype=torch.float64),

@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
-from src.checkpoint import Labels
 from src.config import get_config
 from src.detector import Detector, PostProcessor, build_plan, build_postprocessor
+from src.formats.checkpoint import Labels
 from src.priors import build_priors, make_priors
 from src.views import ViewPlan
 

@@ -13,13 +13,13 @@ from mindspore import nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 import export
-from src import export_file
-from src.export_cells import build_export_form
-from src.export_check import compare, hard_nms_of
-from src.export_file import ExportError, write
-from src.export_metadata import Request, labels_for
-from src.export_onnx import append_nms
-from src.exported import file_sha256
+from src.formats import export_network as export_file
+from src.formats.export_cells import build_export_form
+from src.formats.export_check import compare, hard_nms_of
+from src.formats.export_metadata import Request, labels_for
+from src.formats.export_network import ExportError, write
+from src.formats.exported_network import file_sha256
+from src.formats.onnx_graph import append_nms
 from src.model import MultiBoxHead
 
 onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")

@@ -7,7 +7,13 @@ import pytest
 from exporting import images_for, random_network
 from mindspore import nn
 
-from src.export_cells import Boxes, FixedResize, PaddedMaxPool, build_export_form, fold_batchnorm
+from src.formats.export_cells import (
+    Boxes,
+    FixedResize,
+    PaddedMaxPool,
+    build_export_form,
+    fold_batchnorm,
+)
 from src.model import Resize
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from exporting import LABELS, images_for
 
-from src.export_check import network_outputs
-from src.exported import ExportedError, load_exported, run_in_batches
+from src.formats.export_check import network_outputs
+from src.formats.exported_network import ExportedError, load_exported, run_in_batches
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import visualize
-from src.checkpoint import save_checkpoint, save_config
 from src.config import get_config
 from src.drawing.detections import colour_of
 from src.drawing.network_insides import SIDE_PX, draw_activations, draw_matches, draw_priors, grid
+from src.formats.checkpoint import save_checkpoint, save_config
 from tests.datasets import coco_content, write_coco, write_image
 
 GREY = np.full((30, 50, 3), 100, np.uint8)

@@ -9,7 +9,7 @@ import pytest
 
 import eval as evaluate
 from src.config import ConfigError
-from src.exported import ExportedError
+from src.formats.exported_network import ExportedError
 from src.network_file import read_network_file
 from tests.datasets import coco_content, write_coco
 

@@ -13,8 +13,8 @@ import mindspore as ms  # noqa: E402
 import eval as eval_script  # noqa: E402
 from benchmarks.peers import official_recipe  # noqa: E402
 from benchmarks.studies import recipes  # noqa: E402
-from src.checkpoint import resolve_config  # noqa: E402
 from src.config import get_config, override  # noqa: E402
+from src.formats.checkpoint import resolve_config  # noqa: E402
 from src.run_log import read_log  # noqa: E402
 from tests.datasets import rendered  # noqa: E402
 
@@ -149,7 +149,7 @@ def test_converted_weights(run):
     config = resolve_config(None, [], path)
     assert config.model.num_classes == 4
     twin = official_recipe.Twin(source, config)
-    from src.utils import load_weights
+    from src.formats.checkpoint import load_weights
 
     load_weights(twin.cell, path)  # what the file holds, not what the network does now
     twin.cell.set_train(False)

@@ -14,11 +14,10 @@ from mindspore import nn
 from networks import golden_network, images_for, pair
 
 import convert
-from src.checkpoint import resolve_config
 from src.config import BACKBONES
+from src.formats.checkpoint import load_weights, resolve_config
 from src.loss import MultiBoxLoss
 from src.model import build_model
-from src.utils import load_weights
 
 FORMS = {
     "squeeze per level": {"shared_squeeze": False, "num_levels": 3},

@@ -11,7 +11,7 @@ import reference_torch as ref
 import torch
 from networks import arrays, golden_network, images_for, pair
 
-from src.convert_keys import Layout
+from src.formats.pytorch_keys import Layout
 from src.loss import ModelWithLoss, MultiBoxLoss
 from src.train_step import TrainOneStepCell, Update
 from src.trainer import build_optimizer

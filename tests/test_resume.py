@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.checkpoint import STATE_PREFIX, CheckpointError, save_checkpoint
 from src.ema import Ema
+from src.formats.checkpoint import STATE_PREFIX, CheckpointError, save_checkpoint
 from src.loss_scale import DynamicLossScale
 from src.optimizers import SGD
 from src.resume import OtherRun, Resumable, compare_facts, load_fitting

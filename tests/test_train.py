@@ -11,7 +11,7 @@ from datasets import rendered
 import train
 from src import training_setup
 from src.callback import list_checkpoints
-from src.checkpoint import read_checkpoint
+from src.formats.checkpoint import read_checkpoint
 from src.run_log import read_log
 from src.trainer import TrainingError
 

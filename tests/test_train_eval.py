@@ -5,8 +5,8 @@ from mindspore import Parameter, Tensor
 
 from src import train_eval
 from src.callback import CheckpointSaver, StepReport
-from src.checkpoint import read_checkpoint
 from src.ema import Ema
+from src.formats.checkpoint import read_checkpoint
 from src.train_eval import Evaluation, SplitScorer, gather
 
 pytestmark = pytest.mark.usefixtures("device")

@@ -25,13 +25,13 @@ from mindspore.nn.utils import no_init_parameters
 from benchmarks.peers.sides import tests_module
 from src import training_setup as setup
 from src.callback import Callback, CheckpointSaver
-from src.checkpoint import Labels, save_config
 from src.config import AnchorConfig, Config, ModelConfig, get_config, override, with_classes
-from src.convert_config import layout_of
-from src.convert_weights import from_official
 from src.cpu_settings import thread_count
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
+from src.formats.checkpoint import Labels, save_config
+from src.formats.pytorch_config import layout_of
+from src.formats.pytorch_weights import from_official
 from src.lr_scheduler import learning_rates
 from src.model import build_model
 from src.priors import map_sizes, prior_shapes_per_cell

@@ -36,7 +36,7 @@ def prepare(case: Case, folder: Path, onnx: bool) -> Network:
     networks = tests_module("networks")
     reference, ours = networks.pair(planes=256, **options_of(case))
     torch.save(reference.state_dict(), folder / f"{case.weights}.pth")
-    from src.checkpoint import save_checkpoint, save_config
+    from src.formats.checkpoint import save_checkpoint, save_config
 
     home = folder / case.weights
     save_config(home, config_of(case))
@@ -140,7 +140,7 @@ def priors_of(case: Case) -> np.ndarray:
 
 def onnxruntime(case: Case, folder: Path) -> Run:
     """The exported network in ONNX Runtime."""
-    from src.exported import load_exported
+    from src.formats.exported_network import load_exported
 
     network = load_exported(folder / case.weights / f"batch{case.batch}.onnx").network
     images = images_of(case)

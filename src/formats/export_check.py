@@ -15,7 +15,7 @@ from mindspore import nn
 from src import nms
 from src.box_utils import decode
 from src.data.transforms import to_input
-from src.exported import ExportedError, open_exported
+from src.formats.exported_network import ExportedError, open_exported
 
 # Boxes in [0, 1] are compared in units of 2^-23, so that the pixel NMS adds to sizes is nothing.
 _UNIT = np.float32(1 << 23)
@@ -36,7 +36,7 @@ def noise(batch: int, size: int) -> np.ndarray:
 
 
 def as_inputs(images: np.ndarray, inputs: str, mean_bgr: Sequence[float]) -> np.ndarray:
-    """Images (B, S, S, 3) uint8 as a file takes them; see `src.export_metadata.Request`."""
+    """Images (B, S, S, 3) uint8 as a file takes them; see `src.formats.export_metadata.Request`."""
     if inputs == "image":
         return images
     return np.stack([to_input(image, mean_bgr) for image in images])

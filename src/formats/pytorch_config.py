@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from src.config import PRESETS, Config, ModelConfig, get_config, override
-from src.convert_keys import ConversionError, Layout
+from src.formats.pytorch_keys import ConversionError, Layout
 from src.priors import map_sizes
 
 KNOWN_SIZES = (320, 512, 704, 800)

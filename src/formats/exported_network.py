@@ -15,8 +15,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.checkpoint import Labels
 from src.config import Config, ConfigError, from_json
+from src.formats.checkpoint import Labels
 
 METADATA_KEY = "m2det"  # of MINDIR's user_info and ONNX's metadata_props
 EXPORT_VERSION = 1

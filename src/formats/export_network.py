@@ -12,10 +12,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.checkpoint import Labels, write_atomically
 from src.config import Config
-from src.export_cells import build_export_form
-from src.export_check import (
+from src.formats.checkpoint import Labels, write_atomically
+from src.formats.export_cells import build_export_form
+from src.formats.export_check import (
     Difference,
     as_inputs,
     check_detections,
@@ -24,9 +24,9 @@ from src.export_check import (
     network_outputs,
     noise,
 )
-from src.export_metadata import Request, describe, weights_sha256
-from src.export_onnx import append_nms, finish
-from src.exported import METADATA_KEY, file_sha256, one_line
+from src.formats.export_metadata import Request, describe, weights_sha256
+from src.formats.exported_network import METADATA_KEY, file_sha256, one_line
+from src.formats.onnx_graph import append_nms, finish
 from src.priors import make_priors
 
 # Largest difference let through, as a share of the network's largest output.

@@ -7,9 +7,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import mindspore as ms
+import numpy as np
+from mindspore import nn
 
 from src.config import Config, ConfigError, from_json, get_config, override, to_json
 
@@ -159,3 +161,48 @@ def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:
     if not content:
         raise CheckpointError(f"checkpoint {path} holds no parameters")
     return content
+
+
+def load_weights(net: nn.Cell, path: Any, prefix: str = "") -> None:
+    """Load a checkpoint into `net`; every parameter must be there with its shape, and no other.
+
+    Args:
+        net: the cell to fill.
+        path: a .ckpt or .safetensors file.
+        prefix: only names that start with it are looked at, e.g. "backbone.".
+
+    Raises:
+        CheckpointError: missing or damaged file, or any mismatch; the message names them all.
+    """
+    path = Path(path)
+    loaded = read_checkpoint(path)
+    weights = {
+        name: p
+        for name, p in loaded.items()
+        if name.startswith(prefix) and not name.startswith(STATE_PREFIX)
+    }
+    own = net.parameters_dict()
+    problems = mismatches(
+        {n: p.shape for n, p in own.items()}, {n: p.shape for n, p in weights.items()}
+    )
+    problems += [
+        f"{name} holds values that are not finite"
+        for name, p in weights.items()
+        if p.dtype.is_floating_point and not np.isfinite(p.asnumpy()).all()
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit the network: {'; '.join(problems)}")
+    for name, parameter in own.items():
+        parameter.set_data(ms.Tensor(weights[name].asnumpy(), parameter.dtype))
+
+
+def mismatches(
+    expected: Dict[str, Tuple[int, ...]], found: Dict[str, Tuple[int, ...]]
+) -> List[str]:
+    """One line for each name that is missing, unknown or of another shape."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not a parameter of it" for name in found if name not in expected]
+    for name, shape in expected.items():
+        if name in found and tuple(found[name]) != tuple(shape):
+            problems.append(f"{name} has shape {tuple(found[name])}, expected {tuple(shape)}")
+    return problems

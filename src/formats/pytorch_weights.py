@@ -2,7 +2,7 @@
 """Weights between PyTorch state dicts and the parameters of this project. NumPy only.
 
 PyTorch itself is imported where a file is read or written. "Official" is the layout of the official
-M2Det code, or that of a backbone's own checkpoint; see `src/convert_keys.py`.
+M2Det code, or that of a backbone's own checkpoint; see `src/formats/pytorch_keys.py`.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from src.convert_keys import ConversionError, reason_unused, strip_module
+from src.formats.pytorch_keys import ConversionError, reason_unused, strip_module
 
 Arrays = Mapping[str, np.ndarray]
 KeysOf = Callable[[str], Sequence[str]]

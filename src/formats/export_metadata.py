@@ -11,10 +11,10 @@ from typing import Any, Dict, Optional, Tuple
 import mindspore as ms
 from mindspore import nn
 
-from src.checkpoint import Labels
 from src.config import Config, to_json
 from src.detector import build_postprocessor
-from src.exported import EXPORT_VERSION
+from src.formats.checkpoint import Labels
+from src.formats.exported_network import EXPORT_VERSION
 
 
 @dataclass(frozen=True)
