@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from src.box_files import WRITERS, Found
 from src.data.records import ImageError
-from src.detector import Detector
 from src.drawing.detections import draw_detections
-from src.network_file import read_network_file
-from src.screen import Screen
-from src.sources import STDIN, Frames, Source, find_sources, listed_sources
+from src.inference.detector import Detector
+from src.inference.image_sources import STDIN, Frames, Source, find_sources, listed_sources
+from src.inference.open_network import read_network_file
+from src.inference.result_files import WRITERS, Found
+from src.inference.window import Screen
 from src.utils import add_common_arguments, run_main, setup_device
 
 LOG = logging.getLogger("m2det.demo")

@@ -19,7 +19,6 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 from src.config import Config, to_json
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
-from src.detector import STAGES, Detector
 from src.drawing.report_page import write_report
 from src.evaluation.coco_metrics import SCORERS, category_ids_for, coco_score, find_scorer
 from src.evaluation.error_analysis import judge_split
@@ -28,7 +27,8 @@ from src.evaluation.pipeline import detect_split
 from src.evaluation.submission import write_submission
 from src.evaluation.summary import all_metrics, as_text
 from src.formats.checkpoint import Labels, write_atomically
-from src.network_file import NetworkFile, read_network_file
+from src.inference.detector import STAGES, Detector
+from src.inference.open_network import NetworkFile, read_network_file
 from src.stopwatch import Stopwatch
 from src.utils import add_common_arguments, run_main, setup_device
 

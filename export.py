@@ -5,11 +5,11 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from src.detector import load_network
 from src.formats.checkpoint import load_labels, resolve_config
 from src.formats.export_metadata import Request, labels_for
 from src.formats.export_network import check_request, export_network
 from src.formats.onnx_graph import import_onnx
+from src.inference.detector import load_network
 from src.utils import add_common_arguments, run_main, setup_device
 
 

@@ -87,9 +87,9 @@ def our_evaluation(case: Case, folder: Path, data: DetectionData) -> Timed:
     """As eval.py does it, up to the entries of the results file."""
     from dataclasses import replace
 
-    from src.detector import Detector, cell_network
     from src.evaluation.pipeline import detect_split
     from src.formats.checkpoint import Labels
+    from src.inference.detector import Detector, cell_network
 
     config, net = sides.our_network(case, folder)
     network = cell_network(net)

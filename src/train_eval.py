@@ -10,10 +10,10 @@ from mindspore import Tensor, ops
 
 from src.callback import Callback, CheckpointSaver, StepReport
 from src.data.records import DetectionData
-from src.detector import Detector
 from src.ema import Ema
 from src.evaluation.coco_metrics import score_coco
 from src.evaluation.pipeline import detect_split
+from src.inference.detector import Detector
 
 LOG = logging.getLogger("m2det.train")
 Score = Callable[[], Optional[Dict[str, float]]]

@@ -10,10 +10,10 @@ from mindspore import nn
 from src.config import Config, override
 from src.data.dataset import batches, build_train_dataset
 from src.data.records import DetectionData
-from src.detector import Detector, cell_network
 from src.evaluation.coco_metrics import category_ids_for
 from src.formats.checkpoint import Labels
 from src.graph_cache import Cached
+from src.inference.detector import Detector, cell_network
 from src.loss import ModelWithLoss, MultiBoxLoss
 from src.loss_scale import FIRST, DynamicLossScale
 from src.lr_scheduler import learning_rates

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.studies import multi_scale
 from src.config import get_config
 from src.data.coco_utils import load_data
-from src.views import ViewPlan
+from src.inference.views import ViewPlan
 from tests.test_evaluation import detector as bright_cells
 from tests.test_evaluation import root  # noqa: F401  (a fixture)
 

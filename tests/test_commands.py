@@ -15,8 +15,8 @@ import eval as evaluate
 import train
 from src.callback import list_checkpoints
 from src.data.synthetic_shapes import CATEGORY_IDS, CLASS_NAMES
-from src.detector import Detector
 from src.formats.checkpoint import read_checkpoint
+from src.inference.detector import Detector
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -10,7 +10,7 @@ import pytest
 
 import demo
 from src.data.records import ImageError
-from src.detector import Detections
+from src.inference.detector import Detections
 
 
 class StandIn:

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from src.config import get_config
-from src.detector import Detector, PostProcessor, build_plan, build_postprocessor
 from src.formats.checkpoint import Labels
+from src.inference.detector import Detector, PostProcessor, build_plan, build_postprocessor
+from src.inference.views import ViewPlan
 from src.priors import build_priors, make_priors
-from src.views import ViewPlan
 
 LABELS = Labels(("a", "b"), (1, 2))
 MEAN = (104, 117, 123)

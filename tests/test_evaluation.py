@@ -14,11 +14,11 @@ import eval as evaluate
 from src.config import get_config
 from src.data.coco_utils import load_data
 from src.data.records import DataError
-from src.detector import STAGES, Detector, PostProcessor
 from src.evaluation.pipeline import detect_split
 from src.formats.checkpoint import Labels, save_config
+from src.inference.detector import STAGES, Detector, PostProcessor
+from src.inference.views import ViewPlan, view_input
 from src.stopwatch import Stopwatch
-from src.views import ViewPlan, view_input
 from tests.datasets import coco_content, voc_xml, write_coco, write_voc
 
 CENTRES = (np.arange(4) + 0.5) / 4

@@ -8,7 +8,7 @@ from datasets import write_coco
 from exporting import LABELS
 
 import eval as evaluate
-from src.detector import Detector, cell_network
+from src.inference.detector import Detector, cell_network
 
 pytestmark = pytest.mark.usefixtures("device")
 

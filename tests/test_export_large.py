@@ -12,10 +12,10 @@ from exporting import images_for, randomise
 import export
 from src.config import get_config
 from src.data.images import read_image
-from src.detector import Detector
 from src.formats.checkpoint import Labels, save_checkpoint, save_config
 from src.formats.export_check import network_outputs
 from src.formats.exported_network import load_exported
+from src.inference.detector import Detector
 from src.model import build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]

@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
-from src.merging import merge_views
-from src.postprocess import Candidates, PostProcessor
-from src.views import View
+from src.inference.merging import merge_views
+from src.inference.postprocess import Candidates, PostProcessor
+from src.inference.views import View
 
 POST = PostProcessor(np.zeros((1, 4), np.float32))
 

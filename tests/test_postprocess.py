@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from src.postprocess import Candidates, PostProcessor, candidates
+from src.inference.postprocess import Candidates, PostProcessor, candidates
 
 PRIORS = np.array(
     [[0.25, 0.25, 0.2, 0.2], [0.75, 0.25, 0.4, 0.3], [0.5, 0.75, 0.5, 0.5]], np.float32

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from src.screen import Screen
+from src.inference.window import Screen
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWS = """
 import numpy as np
-from src.screen import Screen
+from src.inference.window import Screen
 screen = Screen("test")
 for side in (1, 50, 2000):
     screen.show(np.full((side, side, 3), 90, np.uint8))

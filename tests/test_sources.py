@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from src.data.records import ImageError
-from src.sources import Source, file_source, find_sources, listed_sources
+from src.inference.image_sources import Source, file_source, find_sources, listed_sources
 from tests.datasets import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +69,7 @@ def test_the_decoders_stay_quiet(tmp_path, name):
     (tmp_path / "x.mp4").write_bytes(b"\xff" * 300)
     given = str(tmp_path / name) if "." in name else name
     code = (
-        "from src.sources import find_sources\n"
+        "from src.inference.image_sources import find_sources\n"
         f"source, = find_sources([{given!r}])\n"
         "try:\n    list(source.open())\nexcept ValueError as error:\n    print(error)\n"
     )

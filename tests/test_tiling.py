@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from src.tiling import cut_edges, drop_seen_whole, join_parts, tile_windows
+from src.inference.tiling import cut_edges, drop_seen_whole, join_parts, tile_windows
 
 SIZES = [(1000, 700), (512, 512), (513, 40), (20000, 100), (1, 1), (999, 1024)]
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from src.postprocess import Candidates
-from src.views import View, ViewPlan, accepts, place, view_input
+from src.inference.postprocess import Candidates
+from src.inference.views import View, ViewPlan, accepts, place, view_input
 
 WHOLE = (0, 0, 200, 100)
 

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from src.weighted_boxes import fuse_boxes
+from src.inference.merging import fuse_boxes
 
 
 def every(count):

@@ -115,7 +115,7 @@ def mindspore(case: Case, folder: Path) -> Run:
 
 def our_network(case: Case, folder: Path) -> Tuple[Any, Any]:
     """(configuration, network with the weights of a case, in evaluation mode)."""
-    from src.detector import load_network
+    from src.inference.detector import load_network
     from src.utils import setup_device
 
     setup_device("CPU")

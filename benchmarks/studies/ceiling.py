@@ -19,9 +19,9 @@ from src.box_utils import decode, match, prepare_priors
 from src.config import Config, get_config
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
-from src.detector import build_postprocessor
 from src.evaluation.coco_metrics import coco_results, score_coco
 from src.evaluation.error_analysis import as_lines, fates_by_size, judge_split
+from src.inference.detector import build_postprocessor
 from src.priors import make_priors
 from src.utils import add_config_arguments, run_main
 

@@ -16,10 +16,10 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from src.config import Config, override
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
-from src.detector import STAGES, Detector
 from src.evaluation.coco_metrics import category_ids_for, score_coco
 from src.evaluation.pipeline import detect_split
-from src.network_file import read_network_file
+from src.inference.detector import STAGES, Detector
+from src.inference.open_network import read_network_file
 from src.stopwatch import Stopwatch
 from src.utils import add_common_arguments, run_main, setup_device
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from src.data.records import DetectionData, ImageRecord
 from src.data.sample_stream import Reader, limit_threads
-from src.detector import STAGES, Detector, Outputs
 from src.evaluation.coco_metrics import coco_results
+from src.inference.detector import STAGES, Detector, Outputs
+from src.inference.views import View, view_input
 from src.stopwatch import Stopwatch
-from src.views import View, view_input
 
 READY_VIEWS = 32  # an image of more (tiles) is prepared as the network goes, to save memory
 AHEAD = 2  # batches prepared, and batches waiting for NMS, at most
@@ -65,7 +65,7 @@ def detect_split(
         batch_size: views the network sees at once.
         num_workers: threads that read images.
         strict: an unreadable image is an error; otherwise it is reported and nothing found in it.
-        watch: told the time each stage takes; with `STAGES` of `src.detector`.
+        watch: told the time each stage takes; with `STAGES` of `src.inference.detector`.
 
     Raises:
         DataError: an unreadable image, where `strict`.

@@ -12,9 +12,9 @@ import mindspore as ms
 from mindspore import nn
 
 from src.config import Config, to_json
-from src.detector import build_postprocessor
 from src.formats.checkpoint import Labels
 from src.formats.exported_network import EXPORT_VERSION
+from src.inference.detector import build_postprocessor
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ pixels of the image, and those that another view sees better are left to it:
 
 - an input larger than the network was trained for keeps no large boxes, a smaller one no small
   boxes (`ViewPlan.size_range`);
-- a tile keeps no box that is cut at a seam and whole in its neighbour (`src.tiling`).
+- a tile keeps no box that is cut at a seam and whole in its neighbour (`src.inference.tiling`).
 """
 
 import math
@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from src.data.transforms import to_input
-from src.postprocess import Candidates
-from src.tiling import Window, tile_windows
+from src.inference.postprocess import Candidates
+from src.inference.tiling import Window, tile_windows
 
 LARGEST = 0.7  # side, as a share of the trained input, above which enlarging does harm
 

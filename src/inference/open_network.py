@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from src.config import Config, ConfigError, override
-from src.detector import Detector
 from src.formats.checkpoint import Labels, load_labels, resolve_config
 from src.formats.exported_network import Exported, ExportedError, load_exported
+from src.inference.detector import Detector
 
 EXPORTED = (".mindir", ".onnx")
 

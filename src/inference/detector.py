@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images in, detections out: views of an image, the network, post-processing, and merging.
+
+S input side, P priors, C classes with background 0, V views. Boxes are corners in pixels.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.nn.utils import no_init_parameters
+
+from src.config import Config
+from src.formats.checkpoint import Labels, load_labels, load_weights, resolve_config
+from src.graph_cache import Cached
+from src.inference.merging import merge_views
+from src.inference.postprocess import Candidates, Detections, PostProcessor, candidates
+from src.inference.views import View, ViewPlan, place, view_input
+from src.model import M2Det, build_model
+from src.priors import build_priors, make_priors
+from src.stopwatch import Stopwatch
+
+__all__ = ["Detections", "Detector", "PostProcessor", "build_postprocessor", "candidates"]
+
+STAGES = ("load", "preprocess", "network", "decode", "nms")
+Outputs = Tuple[np.ndarray, np.ndarray]  # loc (P, 4), logits (P, C) of one view
+Network = Callable[[np.ndarray], Outputs]  # (B, 3, S, S) -> loc (B, P, 4), logits (B, P, C)
+
+
+def build_postprocessor(config: Config) -> PostProcessor:
+    """The post-processing a configuration asks for.
+
+    With linear soft-NMS the configured IoU is the sigma it ignores (see `PostProcessor`); without
+    soft-NMS it is the threshold of hard NMS.
+    """
+    test = config.test
+    sigma = test.sigma if test.soft_nms_method == "gaussian" else test.iou
+    soft = {"method": test.soft_nms_method, "sigma": sigma}
+    hard = {"method": "hard", "iou_threshold": test.iou}
+    return PostProcessor(
+        make_priors(config),
+        score_threshold=test.score_threshold,
+        keep_per_class=test.keep_per_class,
+        topk=test.topk,
+        class_agnostic=test.class_agnostic,
+        **(soft if test.soft_nms else hard),
+    )
+
+
+def build_plan(config: Config) -> ViewPlan:
+    """The views a configuration asks for."""
+    test = config.test
+    return ViewPlan(
+        config.model.input_size,
+        test.multi_scale,
+        float(np.sqrt(make_priors(config)[:, 2:].prod(axis=1)).min()),
+        test.flip,
+        test.tile_px,
+        test.tile_overlap,
+    )
+
+
+def load_network(config: Config, path: Path) -> M2Det:
+    """The network of a configuration with the weights of a checkpoint, in evaluation mode.
+
+    Raises:
+        ValueError: a missing or damaged file, or weights that do not fit.
+    """
+    with no_init_parameters():  # drawing 132 million numbers takes 4 s
+        network = build_model(config)
+    load_weights(network, path)
+    network.set_train(False)
+    return network
+
+
+def cell_network(cell: nn.Cell) -> Network:
+    """A network cell, in evaluation mode, as a function of arrays."""
+    cell.set_train(False)
+    cached = Cached(cell)
+
+    def run(inputs: np.ndarray) -> Outputs:
+        loc, logits = cached(Tensor(inputs))
+        return loc.asnumpy(), logits.asnumpy()
+
+    return run
+
+
+class Detector:
+    """Images in, detections out.
+
+    Args:
+        network: inputs (B, 3, S, S) -> loc (B, P, 4), logits (B, P, C), arrays of float32.
+        postprocess: turns those into detections.
+        input_size: S.
+        mean_bgr: subtracted from the image.
+        labels: what the classes are called.
+        plan: which views are taken of an image; the whole of it, once, by default.
+        priors: of each other input size in the plan.
+        merge: "wbf" or "soft_nms", how the boxes of several sizes and flips are put together.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        postprocess: PostProcessor,
+        input_size: int,
+        mean_bgr: Sequence[float],
+        labels: Labels,
+        plan: Optional[ViewPlan] = None,
+        priors: Optional[Mapping[int, np.ndarray]] = None,
+        merge: str = "wbf",
+    ) -> None:
+        self.network = network
+        self.postprocess = postprocess
+        self.mean_bgr = mean_bgr
+        self.labels = labels
+        self.plan = plan or ViewPlan(input_size)
+        self.merge = merge
+        self._by_size: Dict[int, PostProcessor] = {
+            size: replace(postprocess, priors=table) for size, table in (priors or {}).items()
+        }
+        self._by_size[input_size] = postprocess
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Union[str, Path],
+        config: Optional[Config] = None,
+        labels: Optional[Labels] = None,
+    ) -> "Detector":
+        """A detector from a checkpoint and the files saved beside it.
+
+        Args:
+            path: .ckpt or .safetensors.
+            config: instead of the `config.json` beside it.
+            labels: instead of the `labels.json` beside it; without either, classes are numbered.
+
+        Raises:
+            ValueError: a missing or damaged file, or weights that do not fit the configuration.
+        """
+        path = Path(path)
+        config = config or resolve_config(None, (), path)
+        network = load_network(config, path)
+        labels = labels or load_labels(path)
+        return cls.from_network(cell_network(network), config, labels, str(path))
+
+    @classmethod
+    def from_network(
+        cls, network: Network, config: Config, labels: Optional[Labels], source: str
+    ) -> "Detector":
+        """A detector of the form a configuration asks for, around a network from file `source`.
+
+        Raises:
+            ValueError: labels for another number of classes, or an input size that does not work.
+        """
+        numbers = tuple(range(1, config.model.num_classes))
+        labels = labels or Labels(tuple(f"class {i}" for i in numbers), numbers)
+        if len(labels.class_names) != len(numbers):
+            raise ValueError(
+                f"{source}: {len(labels.class_names)} class names for a network of {len(numbers)}"
+            )
+        return cls(
+            network,
+            build_postprocessor(config),
+            config.model.input_size,
+            config.data.mean_bgr,
+            labels,
+            build_plan(config),
+            {size: build_priors(config, size) for size in config.test.multi_scale},
+            config.test.merge,
+        )
+
+    @property
+    def class_names(self) -> Tuple[str, ...]:
+        """Name of each class, without the background: label i is `class_names[i - 1]`."""
+        return self.labels.class_names
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        """Detections of one image (H, W, 3) uint8 BGR, in its own pixels.
+
+        Raises:
+            ValueError: not an image of that form.
+        """
+        return self.many([image])[0]
+
+    def many(self, images: Sequence[np.ndarray], batch_size: int = 1) -> List[Detections]:
+        """Detections of each image; the network sees `batch_size` views at a time."""
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+                raise ValueError(f"image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+        sizes_px = [(image.shape[1], image.shape[0]) for image in images]
+        views = [self.plan.views(*size) for size in sizes_px]
+        tasks = [(image, view) for image, own in zip(images, views) for view in own]
+        outputs = self.forward(
+            [view for _, view in tasks],
+            lambda row: view_input(*tasks[row], self.mean_bgr),
+            batch_size,
+        )
+        return self.finish(views, outputs, sizes_px)
+
+    def forward(
+        self, views: Sequence[View], make_input: Callable[[int], np.ndarray], batch_size: int
+    ) -> List[Outputs]:
+        """The network's outputs for V views; `make_input` gives the input (3, S, S) of each.
+
+        Views of one input size go together, `batch_size` at a time; what is left is filled up with
+        zeros, so that the network sees one shape for each size.
+        """
+        outputs: List[Outputs] = [(np.empty(0), np.empty(0))] * len(views)
+        for size in sorted({view.size for view in views}):
+            rows = [row for row, view in enumerate(views) if view.size == size]
+            for start in range(0, len(rows), batch_size):
+                chunk = rows[start : start + batch_size]
+                inputs = np.zeros((batch_size, 3, size, size), np.float32)
+                for place_, row in enumerate(chunk):
+                    inputs[place_] = make_input(row)
+                loc, logits = self.network(inputs)
+                for place_, row in enumerate(chunk):
+                    outputs[row] = loc[place_], logits[place_]
+        return outputs
+
+    def finish(
+        self,
+        views: Sequence[Sequence[View]],
+        outputs: Sequence[Outputs],
+        sizes_px: Sequence[Tuple[int, int]],
+        watch: Optional[Stopwatch] = None,
+    ) -> List[Detections]:
+        """Detections of each image from the outputs of its views, which stand image by image.
+
+        Raises:
+            ValueError: outputs that are not finite or do not fit the priors.
+        """
+        watch = watch or Stopwatch(STAGES)
+        owner = np.repeat(np.arange(len(views)), [len(own) for own in views])
+        flat = [view for own in views for view in own]
+        with watch.stage("decode"):
+            found = self._decode(flat, outputs)
+            found = place(found, flat, np.asarray(sizes_px)[owner].reshape(-1, 2))
+        with watch.stage("nms"):
+            if all(len(own) <= 1 for own in views):
+                found = replace(found, image=owner[found.image])
+                return self.postprocess.suppress(found, len(views))
+            return merge_views(found, flat, owner, sizes_px, self.postprocess, self.merge)
+
+    def _decode(self, views: Sequence[View], outputs: Sequence[Outputs]) -> Candidates:
+        """Candidates in pixels of their windows; `image` is the number of the view."""
+        parts = []
+        for size in sorted({view.size for view in views}):
+            rows = np.array([row for row, view in enumerate(views) if view.size == size])
+            loc, logits = (np.stack([outputs[row][kind] for row in rows]) for kind in (0, 1))
+            windows = [views[row].size_px for row in rows]
+            part = self._by_size[size].decode(loc, logits, windows)
+            parts.append(replace(part, image=rows[part.image]))
+        return Candidates.join(parts)
