@@ -12,7 +12,6 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from src.backbones import build_backbone
 from src.config import PRESETS, Config, to_json
 from src.formats.checkpoint import (
     CONFIG_NAME,
@@ -42,6 +41,7 @@ from src.formats.pytorch_weights import (
     write_pytorch,
 )
 from src.model import build_model
+from src.model.backbones import build_backbone
 from src.utils import run_main
 
 WEIGHT_FILES = (".ckpt", ".safetensors", ".mindir", ".onnx")

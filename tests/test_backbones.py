@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.backbones import HalvingPool, pool_strips
+from src.model.backbones import HalvingPool, pool_strips
 
 
 @pytest.mark.parametrize(

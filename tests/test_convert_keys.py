@@ -9,11 +9,11 @@ import torch
 from mindspore.nn.utils import no_init_parameters
 from reference_backbones import VARIANTS, ResNet, Vgg16
 
-from src.backbones import build_backbone
 from src.config import BACKBONES
 from src.formats.pytorch_config import choose_config, layout_of
 from src.formats.pytorch_keys import Layout, find_backbone, find_model, is_detector
 from src.model import build_model
+from src.model.backbones import build_backbone
 
 
 def shapes_of(module):

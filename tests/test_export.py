@@ -20,7 +20,7 @@ from src.formats.export_metadata import Request, labels_for
 from src.formats.export_network import ExportError, write
 from src.formats.exported_network import file_sha256
 from src.formats.onnx_graph import append_nms
-from src.model import MultiBoxHead
+from src.model.head import MultiBoxHead
 
 onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
 pytestmark = pytest.mark.usefixtures("device")

@@ -14,7 +14,7 @@ from src.formats.export_cells import (
     build_export_form,
     fold_batchnorm,
 )
-from src.model import Resize
+from src.model.layers import Resize
 
 
 @pytest.fixture(autouse=True)

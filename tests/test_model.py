@@ -5,7 +5,9 @@ import pytest
 from mindspore import Tensor
 
 from src.config import get_config
-from src.model import FUSED_CELLS, SFAM, TUM, MultiBoxHead, build_model
+from src.model import build_model
+from src.model.head import FUSED_CELLS, MultiBoxHead
+from src.model.mlfpn import SFAM, TUM
 from src.priors import make_priors
 
 pytestmark = pytest.mark.usefixtures("device")

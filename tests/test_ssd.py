@@ -6,8 +6,8 @@ from mindspore import Tensor
 
 from src.config import get_config
 from src.model import build_model
+from src.model.ssd import DeconvNeck, L2Norm, SSDNeck
 from src.priors import make_priors
-from src.ssd import DeconvNeck, L2Norm, SSDNeck
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -11,15 +11,16 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.backbones import Stem
 from src.box_utils import VARIANCES
 from src.config import Config
-from src.model import MLFPN, FFMv1, M2Det
+from src.model import M2Det
+from src.model.backbones import Stem
+from src.model.mlfpn import MLFPN, FFMv1
 from src.priors import make_priors, map_sizes
 
 
 class FixedResize(nn.Cell):
-    """`src.model.Resize` to a size known beforehand, (height, width) in cells."""
+    """`src.model.layers.Resize` to a size known beforehand, (height, width) in cells."""
 
     def __init__(self, size: Tuple[int, int], nearest: bool) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Necks to compare MLFPN with: SSD's extra layers, and a chain of deconvolutions over them.
 
-Both take the two backbone maps and give K maps, largest first, like `src.model.MLFPN`.
+Both take the two backbone maps and give K maps, largest first, like `src.model.mlfpn.MLFPN`.
 """
 
 from typing import List, Sequence, Tuple
