@@ -21,9 +21,9 @@ import numpy as np
 
 from src import nms
 from src.box_utils import cxcywh_to_xyxy, decode, encode, iou_matrix
-from src.build import BuildError, build
 from src.config import get_config
 from src.inference.postprocess import PostProcessor
+from src.nms.build import BuildError, build
 from src.priors import make_priors
 
 CLASSES = 81

@@ -16,4 +16,4 @@ TEXT
 want_arguments 0 "$@"
 choose_python
 cd "$ROOT"
-exec "$PYTHON" -m src.build "$@"
+exec "$PYTHON" -m src.nms.build "$@"

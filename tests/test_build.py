@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src import build
+from src.nms import build
 
 MAKE = Path(__file__).parents[1] / "scripts" / "make.sh"
 
@@ -52,9 +52,8 @@ def test_unwritable_target_is_one_line(tmp_path):
 
 
 def test_missing_cython_is_named():
-    code = (
-        "import sys; sys.modules['Cython'] = None; from src import build; sys.exit(build.main([]))"
-    )
+    code = "import sys; sys.modules['Cython'] = None; "
+        "from src.nms import build; sys.exit(build.main([]))",
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=MAKE.parents[1],

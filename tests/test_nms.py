@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import build, nms
-from src.nms import numpy_nms
+from src import nms
+from src.nms import build, numpy_nms
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden" / "nms_a.npz"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the compiled NMS, `src/nms/cpu_nms.pyx`, in place: `python -m src.build` or make.sh."""
+"""Builds the compiled NMS, `cpu_nms.pyx`, in place: `python -m src.nms.build` or make.sh."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Optional, Sequence
 
-SOURCE = Path(__file__).parent / "nms" / "cpu_nms.pyx"
+SOURCE = Path(__file__).with_name("cpu_nms.pyx")
 # no contraction to fused multiply-add, so that results equal NumPy's bit for bit on every machine
 COMPILE_ARGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-trapping-math"]
 
@@ -105,7 +105,7 @@ def _last_line(error: Exception) -> str:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Command line; returns the exit code: 0, or 2 with one line on stderr."""
-    argparse.ArgumentParser(prog="python -m src.build", description=__doc__).parse_args(argv)
+    argparse.ArgumentParser(prog="python -m src.nms.build", description=__doc__).parse_args(argv)
     try:
         print(f"built {build()}")
     except BuildError as error:
