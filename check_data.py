@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from src.config import PRESETS, Config, get_config
-from src.cpu_settings import usable_cores
 from src.data.anchor_fit import build_grid, fit_of, suggest_scales
 from src.data.annotations.layout import choose_split
 from src.data.checks import (
@@ -29,6 +28,7 @@ from src.data.dataset import usable_workers
 from src.data.records import Columns, DataError, DetectionData, Findings
 from src.drawing.data_overview import draw_report, prior_shapes_px
 from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
+from src.runtime.cpu_settings import usable_cores
 
 OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched
 

@@ -24,7 +24,8 @@ from src.inference.image_sources import STDIN, Frames, Source, find_sources, lis
 from src.inference.open_network import read_network_file
 from src.inference.result_files import WRITERS, Found
 from src.inference.window import Screen
-from src.utils import add_common_arguments, run_main, setup_device
+from src.runtime.device import setup_device
+from src.utils import add_common_arguments, run_main
 
 LOG = logging.getLogger("m2det.demo")
 

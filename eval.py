@@ -26,11 +26,13 @@ from src.evaluation.partial_results import PartialResults, collect, settings_key
 from src.evaluation.pipeline import detect_split
 from src.evaluation.submission import write_submission
 from src.evaluation.summary import all_metrics, as_text
-from src.formats.checkpoint import Labels, write_atomically
+from src.formats.checkpoint import Labels
 from src.inference.detector import STAGES, Detector
 from src.inference.open_network import NetworkFile, read_network_file
-from src.stopwatch import Stopwatch
-from src.utils import add_common_arguments, run_main, setup_device
+from src.runtime.device import setup_device
+from src.runtime.files import write_atomically
+from src.runtime.stopwatch import Stopwatch
+from src.utils import add_common_arguments, run_main
 
 LOG = logging.getLogger("m2det.eval")
 PARTS = "partial"  # folder in the output for what is done so far

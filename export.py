@@ -10,7 +10,8 @@ from src.formats.export_metadata import Request, labels_for
 from src.formats.export_network import check_request, export_network
 from src.formats.onnx_graph import import_onnx
 from src.inference.detector import load_network
-from src.utils import add_common_arguments, run_main, setup_device
+from src.runtime.device import setup_device
+from src.utils import add_common_arguments, run_main
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:

@@ -21,14 +21,15 @@ from src.data.records import DetectionData
 from src.ema import Ema, EmaUpdate
 from src.formats.checkpoint import Labels, load_weights, save_config
 from src.model import build_model
-from src.network_options import from_first_rank, share_weights
 from src.progress import Bar, LogLines, Progress
 from src.resume import DrawnSeed, Resumable, load_fitting
 from src.run_log import RunLog, save_run
-from src.stopping import StopSignal
+from src.runtime.collectives import from_first_rank, share_weights
+from src.runtime.device import set_seed, setup_device
+from src.runtime.stop_signal import StopSignal
 from src.train_eval import Evaluation
 from src.trainer import BadSteps, Run, TrainingError, train
-from src.utils import add_common_arguments, run_main, set_seed, setup_device
+from src.utils import add_common_arguments, run_main
 
 LOG = logging.getLogger("m2det.train")
 

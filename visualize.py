@@ -21,7 +21,8 @@ from src.graph_cache import Cached
 from src.inference.detector import load_network
 from src.inference.views import View, view_input
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
-from src.utils import add_common_arguments, run_main, setup_device
+from src.runtime.device import setup_device
+from src.utils import add_common_arguments, run_main
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:

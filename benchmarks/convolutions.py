@@ -17,7 +17,7 @@ from mindspore import Tensor, nn, ops
 
 from benchmarks.peers.sides import Run
 from benchmarks.run import Worker, take_turns
-from src.utils import setup_device
+from src.runtime.device import setup_device
 
 PEER = "3x3"
 DEPTH = 8  # convolutions in the chain

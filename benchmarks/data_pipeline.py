@@ -23,11 +23,11 @@ import psutil
 
 from src.box_utils import match, prepare_priors
 from src.config import get_config
-from src.cpu_settings import usable_cores
 from src.data.coco_utils import load_data
 from src.data.dataset import batches, build_train_dataset
 from src.data.records import DetectionData, PackedRecords, make_record
 from src.priors import make_priors
+from src.runtime.cpu_settings import usable_cores
 
 SIZE = 512
 MEAN = (104.0, 117.0, 123.0)

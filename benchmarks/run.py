@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from benchmarks.peers.cases import FULL, QUICK, SMALL, Case
 from benchmarks.peers.sides import ONNX, SIDES, Network, Run, ceiling, prepare
-from src.cpu_settings import thread_count
+from src.runtime.cpu_settings import thread_count
 
 PEER = "pytorch"
 SUITES = {"full": (FULL, 9), "quick": (QUICK, 5), "small": (SMALL, 2)}

@@ -61,7 +61,7 @@ def our_side(case: Case, folder: Path) -> None:
 
     from src.inference.detector import cell_network, load_network
     from src.model import build_model
-    from src.utils import setup_device
+    from src.runtime.device import setup_device
 
     setup_device("CPU")
     _say("imports")

@@ -48,7 +48,7 @@ choose_python() {
 
 # Prints how many cores may be used: nproc knows no quotas of containers.
 usable_cores() {
-  PYTHONPATH=$ROOT "$PYTHON" -c 'from src.cpu_settings import usable_cores; print(usable_cores())'
+  PYTHONPATH=$ROOT "$PYTHON" -c 'from src.runtime.cpu_settings import usable_cores; print(usable_cores())'
 }
 
 # Sets DEVICE_TARGET to what the machine has, unless the caller has set it.

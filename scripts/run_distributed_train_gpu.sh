@@ -43,6 +43,6 @@ else
 fi
 
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
-run_logged train "$PYTHON" -m src.launch --ranks "$ranks" --log_dir "logs/train-$STAMP" \
+run_logged train "$PYTHON" -m src.runtime.launch --ranks "$ranks" --log_dir "logs/train-$STAMP" \
   "$ROOT/train.py" --distribute --device_target "$DEVICE_TARGET" \
   --pretrained_backbone "$3" --dataset_path "$4" "${@:5}"

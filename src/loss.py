@@ -9,17 +9,7 @@ from typing import Tuple
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-
-class MeanOverRanks(nn.Cell):
-    """The mean of a scalar over all ranks; itself where there is one."""
-
-    def __init__(self, world_size: int = 1) -> None:
-        super().__init__()
-        self.world_size = world_size
-        self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM) if world_size > 1 else nn.Identity()
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.all_reduce(x) / self.world_size
+from src.runtime.collectives import MeanOverRanks
 
 
 class MultiBoxLoss(nn.Cell):

@@ -4,7 +4,6 @@
 from typing import Iterator, List, Tuple
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 
@@ -98,16 +97,3 @@ def use_float16(model: nn.Cell, level: str) -> nn.Cell:
         level: "O2" keeps BatchNorm in float32, "O3" does not; "O0" changes nothing.
     """
     return model if level == "O0" else ms.amp.auto_mixed_precision(model, level)
-
-
-def share_weights(model: nn.Cell, rank: int) -> None:
-    """Give every rank the weights of the first, as where no seed makes them the same."""
-    for parameter in model.get_parameters():
-        values = from_first_rank(parameter.asnumpy(), rank)
-        parameter.set_data(Tensor(values, parameter.dtype))
-
-
-def from_first_rank(values: np.ndarray, rank: int) -> np.ndarray:
-    """The float32 `values` of the first of several ranks, on each of them."""
-    own = values if rank == 0 else np.zeros(values.shape, np.float32)
-    return ops.AllReduce(ops.ReduceOp.SUM)(Tensor(own)).asnumpy()

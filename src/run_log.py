@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from src.formats.checkpoint import write_atomically
 from src.progress import Interval
+from src.runtime.files import write_atomically
 
 LOG = logging.getLogger(__name__)
 CSV_NAME = "log.csv"

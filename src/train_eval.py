@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scoring while training: every few epochs, with and without the average of weights."""
 
-import json
 import logging
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
-from mindspore import Tensor, ops
 
 from src.callback import Callback, CheckpointSaver, StepReport
 from src.data.records import DetectionData
@@ -14,6 +12,7 @@ from src.ema import Ema
 from src.evaluation.coco_metrics import score_coco
 from src.evaluation.pipeline import detect_split
 from src.inference.detector import Detector
+from src.runtime.collectives import gather
 
 LOG = logging.getLogger("m2det.train")
 Score = Callable[[], Optional[Dict[str, float]]]
@@ -90,26 +89,6 @@ class SplitScorer:
             if self._stopping():
                 return
             yield index
-
-
-def gather(value: Any, rank: int, world_size: int) -> List[Any]:
-    """A JSON value of each rank, on every rank; by sums alone, which all devices have."""
-    if world_size == 1:
-        return [value]
-    total = ops.AllReduce(ops.ReduceOp.SUM)
-    mine = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.float32)
-    counts = np.zeros(world_size, np.float32)
-    counts[rank] = len(mine)
-    # float32 counts exactly up to 2**24 only, hence in two parts
-    high, low = np.divmod(counts, 4096)
-    high, low = (total(Tensor(part.astype(np.float32))).asnumpy() for part in (high, low))
-    lengths = (high.astype(np.int64) * 4096 + low.astype(np.int64)).tolist()
-    everything = np.zeros(sum(lengths), np.float32)
-    start = sum(lengths[:rank])
-    everything[start : start + len(mine)] = mine
-    text = total(Tensor(everything)).asnumpy().astype(np.uint8).tobytes()
-    ends = np.cumsum(lengths).tolist()
-    return [json.loads(text[end - n : end].decode()) for end, n in zip(ends, lengths)]
 
 
 class Evaluation(Callback):

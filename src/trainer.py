@@ -17,7 +17,7 @@ from mindspore import Parameter, nn
 from src.callback import Callback, StepReport
 from src.loss_scale import DynamicLossScale
 from src.optimizers import SGD, AdamW, Optimizer, weight_decays
-from src.stopping import Stopped
+from src.runtime.stop_signal import Stopped
 
 
 class TrainingError(ValueError):

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device, ranks, seeds, strict loading of weights, and what the command lines share."""
+"""What the command lines share, and under their names of the model zoo `load_weights`,
+`setup_device` and `set_seed`.
+"""
 
 import argparse
 import sys
-from typing import Any, Callable, Optional, Tuple
-
-import mindspore as ms
-import numpy as np
-from mindspore.communication import get_group_size, get_rank, init
+from typing import Any, Callable, Optional
 
 from src.config import PRESETS
-from src.cpu_settings import thread_count
 from src.formats.checkpoint import load_weights
-from src.graph_cache import open_cache
+from src.runtime.device import set_seed, setup_device
 
 __all__ = [
     "add_common_arguments",
@@ -54,38 +51,3 @@ def add_config_arguments(parser: argparse.ArgumentParser, preset: Optional[str] 
         default=[],
         help="override a parameter of src/config.py; may be given several times",
     )
-
-
-def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> Tuple[int, int]:
-    """Select graph mode, device and cache of graphs; returns (rank, number of ranks).
-
-    Raises:
-        ValueError: the device is not there.
-    """
-    ms.set_context(mode=ms.GRAPH_MODE)
-    if target == "CPU":
-        ms.set_context(runtime_num_threads=thread_count())
-    try:
-        # Under msrun each rank takes its own device.
-        ms.set_device(target) if distribute else ms.set_device(target, device_id)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if target == "GPU":
-            reason = f"`python -m src.check_device` says what is missing ({reason})"
-        raise ValueError(f"device {target} {device_id} cannot be used: {reason}") from None
-    rank, world_size = 0, 1
-    if distribute:
-        init()
-        rank, world_size = get_rank(), get_group_size()
-        ms.set_auto_parallel_context(
-            parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size
-        )
-    open_cache(target, rank, world_size)
-    return rank, world_size
-
-
-def set_seed(seed: Optional[int]) -> None:
-    """Seed weight initialisation; None leaves it to chance."""
-    if seed is not None:
-        ms.set_seed(seed)
-        np.random.seed(seed)

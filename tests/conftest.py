@@ -26,7 +26,7 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session")
 def device() -> None:
     """MindSpore on the CPU, graph mode."""
-    from src.utils import setup_device
+    from src.runtime.device import setup_device
 
     setup_device("CPU")
 

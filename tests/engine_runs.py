@@ -44,7 +44,7 @@ def start(
     script = [str(ROOT / "tests" / "engine_phase.py"), phase] if phase else [str(ROOT / "train.py")]
     script += [*flags(data, out, settings), *more]
     if ranks > 1:
-        launch = ["-m", "src.launch", "--ranks", str(ranks), "--log_dir", str(out / "logs")]
+        launch = ["-m", "src.runtime.launch", "--ranks", str(ranks), "--log_dir", str(out / "logs")]
         script = [*launch, *script, "--distribute"]
     return subprocess.Popen(
         [sys.executable, *script],

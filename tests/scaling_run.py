@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 
 from src.compile_cache import Store
 from src.graph_cache import Cached
-from src.utils import setup_device
+from src.runtime.device import setup_device
 
 
 class Scaling(nn.Cell):

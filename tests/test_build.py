@@ -52,8 +52,10 @@ def test_unwritable_target_is_one_line(tmp_path):
 
 
 def test_missing_cython_is_named():
-    code = "import sys; sys.modules['Cython'] = None; "
-        "from src.nms import build; sys.exit(build.main([]))",
+    code = (
+        "import sys; sys.modules['Cython'] = None; "
+        "from src.nms import build; sys.exit(build.main([]))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=MAKE.parents[1],

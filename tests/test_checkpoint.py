@@ -14,8 +14,8 @@ from src.formats.checkpoint import (
     resolve_config,
     save_checkpoint,
     save_config,
-    write_atomically,
 )
+from src.runtime.files import write_atomically
 
 pytestmark = pytest.mark.usefixtures("device")
 

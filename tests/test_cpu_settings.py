@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import cpu_settings
-from src.cpu_settings import avoid_reference_convolution, cpu_flags, is_faulty, usable_cores
+from src.runtime import cpu_settings
+from src.runtime.cpu_settings import avoid_reference_convolution, cpu_flags, is_faulty, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 CPUINFO = """processor\t: 0
@@ -76,7 +76,7 @@ def test_flags_of_the_first_core(machine, tmp_path):
 
 def test_the_setting_is_there_for_every_program_that_imports_src():
     code = (
-        "import os, sys, src, src.cpu_settings as s\n"
+        "import os, sys, src, src.runtime.cpu_settings as s\n"
         "needed = s.is_faulty(s.mindspore_version()) and s.cpu_flags() >= s.AVX512\n"
         "assert os.environ.get('ONEDNN_MAX_CPU_ISA') == ('AVX2' if needed else None)\n"
         "assert 'mindspore' not in sys.modules"

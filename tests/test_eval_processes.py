@@ -74,7 +74,7 @@ def test_killed_and_started_again(case, tmp_path):
 @pytest.mark.slow
 def test_two_ranks_find_what_one_does(case, tmp_path):
     flags, expected = case
-    launch = ["-m", "src.launch", "--ranks", "2", "--log_dir", str(tmp_path / "logs")]
+    launch = ["-m", "src.runtime.launch", "--ranks", "2", "--log_dir", str(tmp_path / "logs")]
     run([*launch, str(EVAL), "--distribute", *flags, "--output", str(tmp_path / "out")])
     assert (tmp_path / "out" / "detections.json").read_bytes() == expected
     assert not (tmp_path / "out" / "partial").exists()

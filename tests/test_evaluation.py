@@ -18,7 +18,7 @@ from src.evaluation.pipeline import detect_split
 from src.formats.checkpoint import Labels, save_config
 from src.inference.detector import STAGES, Detector, PostProcessor
 from src.inference.views import ViewPlan, view_input
-from src.stopwatch import Stopwatch
+from src.runtime.stopwatch import Stopwatch
 from tests.datasets import coco_content, voc_xml, write_coco, write_voc
 
 CENTRES = (np.arange(4) + 0.5) / 4

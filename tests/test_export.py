@@ -18,9 +18,9 @@ from src.formats.export_cells import build_export_form
 from src.formats.export_check import compare, hard_nms_of
 from src.formats.export_metadata import Request, labels_for
 from src.formats.export_network import ExportError, write
-from src.formats.exported_network import file_sha256
 from src.formats.onnx_graph import append_nms
 from src.model.head import MultiBoxHead
+from src.runtime.files import file_sha256
 
 onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
 pytestmark = pytest.mark.usefixtures("device")

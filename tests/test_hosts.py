@@ -59,7 +59,15 @@ def start(host, data, out, epochs):
         **{"PYTHONPATH": str(ROOT), "GLOG_v": "3", "NNODES": "2", "NODE_RANK": str(host)},
         **{"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": "8118"},
     }
-    launch = [sys.executable, "-m", "src.launch", "--ranks", "1", "--log_dir", str(out / "logs")]
+    launch = [
+        sys.executable,
+        "-m",
+        "src.runtime.launch",
+        "--ranks",
+        "1",
+        "--log_dir",
+        str(out / "logs"),
+    ]
     script = [str(ROOT / "train.py"), *flags(data, out, settings), "--distribute"]
     return subprocess.Popen(
         ["ip", "netns", "exec", NAMES[host], *launch, *script],

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from src import launch
+from src.runtime import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 # The ranks of these tests need no MindSpore of their own. Every role runs the script.
@@ -39,7 +39,7 @@ def start(tmp_path):
     started = []
 
     def run(*arguments):
-        command = [sys.executable, "-m", "src.launch", "--ranks", "2"]
+        command = [sys.executable, "-m", "src.runtime.launch", "--ranks", "2"]
         command += ["--log_dir", str(tmp_path / "logs"), str(script), *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
         process = subprocess.Popen(

@@ -8,10 +8,10 @@ from src.network_options import (
     SyncBatchNorm,
     freeze,
     running_statistics,
-    share_weights,
     synchronise_batch_norm,
     use_float16,
 )
+from src.runtime.collectives import share_weights
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -129,7 +129,7 @@ def test_arguments_reach_eval_and_export(call):
 def test_ranks(call):
     result = call("run_distributed_train_gpu.sh", "2", "0", "none", "data", "--config", "x")
     lines = result.stdout.splitlines()
-    assert lines[:5] == ["-m", "src.launch", "--ranks", "2", "--log_dir"]
+    assert lines[:5] == ["-m", "src.runtime.launch", "--ranks", "2", "--log_dir"]
     assert lines[5].startswith("logs/train-")
     assert lines[6:15] == [
         str(ROOT / "train.py"),

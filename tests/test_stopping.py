@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN = """
 import os, signal, threading, time
-from src.stopping import Stopped, StopSignal
+from src.runtime.stop_signal import Stopped, StopSignal
 
 def send(number):
     os.kill(os.getpid(), number)

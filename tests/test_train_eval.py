@@ -7,7 +7,8 @@ from src import train_eval
 from src.callback import CheckpointSaver, StepReport
 from src.ema import Ema
 from src.formats.checkpoint import read_checkpoint
-from src.train_eval import Evaluation, SplitScorer, gather
+from src.runtime.collectives import gather
+from src.train_eval import Evaluation, SplitScorer
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -12,7 +12,7 @@ from mindspore import Tensor
 
 from src.callback import Callback
 from src.loss_scale import DynamicLossScale
-from src.stopping import Stopped
+from src.runtime.stop_signal import Stopped
 from src.trainer import BadSteps, Run, TrainingError, total_steps, train
 
 pytestmark = pytest.mark.usefixtures("device")

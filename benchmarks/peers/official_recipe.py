@@ -26,7 +26,6 @@ from benchmarks.peers.sides import tests_module
 from src import training_setup as setup
 from src.callback import Callback, CheckpointSaver
 from src.config import AnchorConfig, Config, ModelConfig, get_config, override, with_classes
-from src.cpu_settings import thread_count
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
 from src.formats.checkpoint import Labels, save_config
@@ -37,9 +36,11 @@ from src.model import build_model
 from src.priors import map_sizes, prior_shapes_per_cell
 from src.progress import LogLines, Progress
 from src.run_log import RunLog, save_run
+from src.runtime.cpu_settings import thread_count
+from src.runtime.device import set_seed, setup_device
 from src.train_eval import Evaluation
 from src.trainer import Run, total_steps, train
-from src.utils import add_config_arguments, run_main, set_seed, setup_device
+from src.utils import add_config_arguments, run_main
 
 LOG = logging.getLogger("m2det.official")
 EPOCHS = 160  # of the official run; its warm-up and steps are shares of this here

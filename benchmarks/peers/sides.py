@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 import numpy as np
 
 from benchmarks.peers.cases import Case
-from src.cpu_settings import thread_count
+from src.runtime.cpu_settings import thread_count
 
 CLASSES = 81
 POSITIVES = 12  # priors of each image that are objects, spread over all maps
@@ -116,7 +116,7 @@ def mindspore(case: Case, folder: Path) -> Run:
 def our_network(case: Case, folder: Path) -> Tuple[Any, Any]:
     """(configuration, network with the weights of a case, in evaluation mode)."""
     from src.inference.detector import load_network
-    from src.utils import setup_device
+    from src.runtime.device import setup_device
 
     setup_device("CPU")
     config = config_of(case)

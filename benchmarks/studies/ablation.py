@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
 from src.config import get_config
-from src.cpu_settings import usable_cores
+from src.runtime.cpu_settings import usable_cores
 from src.utils import add_config_arguments, run_main
 
 ROOT = Path(__file__).resolve().parents[2]

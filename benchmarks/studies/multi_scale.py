@@ -20,8 +20,9 @@ from src.evaluation.coco_metrics import category_ids_for, score_coco
 from src.evaluation.pipeline import detect_split
 from src.inference.detector import STAGES, Detector
 from src.inference.open_network import read_network_file
-from src.stopwatch import Stopwatch
-from src.utils import add_common_arguments, run_main, setup_device
+from src.runtime.device import setup_device
+from src.runtime.stopwatch import Stopwatch
+from src.utils import add_common_arguments, run_main
 
 
 def ways(base: int) -> List[List[str]]:

@@ -18,7 +18,7 @@ from src.data.sample_stream import Reader, limit_threads
 from src.evaluation.coco_metrics import coco_results
 from src.inference.detector import STAGES, Detector, Outputs
 from src.inference.views import View, view_input
-from src.stopwatch import Stopwatch
+from src.runtime.stopwatch import Stopwatch
 
 READY_VIEWS = 32  # an image of more (tiles) is prepared as the network goes, to save memory
 AHEAD = 2  # batches prepared, and batches waiting for NMS, at most

@@ -14,6 +14,7 @@ import numpy as np
 from mindspore import nn
 
 from src.config import Config, ConfigError, from_json, get_config, override, to_json
+from src.runtime.files import sync_folder, write_atomically
 
 CONFIG_NAME = "config.json"
 LABELS_NAME = "labels.json"
@@ -80,29 +81,6 @@ def load_labels(checkpoint: Path) -> Optional[Labels]:
         raise ValueError(f"{path}: expected JSON with class_names and category_ids") from None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in `folder` outlast a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def remove_partial_files(folder: Path, prefix: str) -> None:
     """Remove what processes that were killed while writing checkpoints `PREFIX-*` have left."""
     pattern = re.compile(r"\.(\d+)\." + re.escape(prefix) + r"-.*")
@@ -131,7 +109,7 @@ def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # MindSpore leaves it read-only for its owner alone
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise OSError(f"checkpoint {path} cannot be written: {reason}") from None

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import nn
 
 from src.config import Config
-from src.formats.checkpoint import Labels, write_atomically
+from src.formats.checkpoint import Labels
 from src.formats.export_cells import build_export_form
 from src.formats.export_check import (
     Difference,
@@ -25,9 +25,10 @@ from src.formats.export_check import (
     noise,
 )
 from src.formats.export_metadata import Request, describe, weights_sha256
-from src.formats.exported_network import METADATA_KEY, file_sha256, one_line
+from src.formats.exported_network import METADATA_KEY
 from src.formats.onnx_graph import append_nms, finish
 from src.priors import make_priors
+from src.runtime.files import file_sha256, one_line, write_atomically
 
 # Largest difference let through, as a share of the network's largest output.
 TOLERANCE = {"MINDIR": 1e-5, "ONNX": 1e-4}

@@ -5,7 +5,6 @@ B batch, S input side, P priors, C classes with background 0. What a file is tra
 it (`FILE.json`, with the file's checksum) and inside it, so that either is enough.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mindspore import nn
 
 from src.config import Config, ConfigError, from_json
 from src.formats.checkpoint import Labels
+from src.runtime.files import file_sha256, one_line
 
 METADATA_KEY = "m2det"  # of MINDIR's user_info and ONNX's metadata_props
 EXPORT_VERSION = 1
@@ -132,15 +132,6 @@ def open_exported(path: Path) -> Tuple[Run, Dict[str, Any]]:
     return run, _parse(path, text)
 
 
-def file_sha256(path: Path) -> str:
-    """The checksum of a file's contents."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _metadata_beside(path: Path) -> Optional[str]:
     """The text of `FILE.json` after a look whether the file is still what it was, or None."""
     beside = path.with_name(path.name + ".json")
@@ -211,11 +202,6 @@ def onnx_session(path: Path) -> Any:
         return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class for each kind, without a common one
         raise ExportedError(f"{path}: damaged, or no ONNX file: {one_line(error)}") from None
-
-
-def one_line(error: BaseException, length: int = 160) -> str:
-    """An exception's text without line breaks, cut to `length`."""
-    return " ".join(str(error).split())[:length] or type(error).__name__
 
 
 _KEYS: Mapping[str, Sequence[type]] = {

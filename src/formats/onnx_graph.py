@@ -9,7 +9,8 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
-from src.formats.exported_network import METADATA_KEY, one_line
+from src.formats.exported_network import METADATA_KEY
+from src.runtime.files import one_line
 
 ANY_BATCH = "batch"
 

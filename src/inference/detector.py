@@ -20,7 +20,7 @@ from src.inference.postprocess import Candidates, Detections, PostProcessor, can
 from src.inference.views import View, ViewPlan, place, view_input
 from src.model import M2Det, build_model
 from src.priors import build_priors, make_priors
-from src.stopwatch import Stopwatch
+from src.runtime.stopwatch import Stopwatch
 
 __all__ = ["Detections", "Detector", "PostProcessor", "build_postprocessor", "candidates"]
 

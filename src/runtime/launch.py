@@ -250,7 +250,7 @@ def last_lines(path: Path, count: int = LAST_LINES) -> str:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m src.launch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m src.runtime.launch", description=__doc__)
     parser.add_argument("--ranks", type=int, required=True, help="processes to start")
     parser.add_argument("--log_dir", type=Path, required=True, help="for worker_RANK.log")
     parser.add_argument("script", help="Python script that every rank runs")
@@ -265,7 +265,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"{args.ranks} rank(s), logs in {args.log_dir}", flush=True)
         return Launcher(command, args.log_dir).run()
     except (OSError, ValueError) as error:
-        print(f"src.launch: {error}", file=sys.stderr)
+        print(f"src.runtime.launch: {error}", file=sys.stderr)
         return 2
 
 

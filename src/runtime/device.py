@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choosing the device, joining the ranks, seeds."""
+
+from typing import Optional, Tuple
+
+import mindspore as ms
+import numpy as np
+from mindspore.communication import get_group_size, get_rank, init
+
+from src.graph_cache import open_cache
+from src.runtime.cpu_settings import thread_count
+
+
+def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> Tuple[int, int]:
+    """Select graph mode, device and cache of graphs; returns (rank, number of ranks).
+
+    Raises:
+        ValueError: the device is not there.
+    """
+    ms.set_context(mode=ms.GRAPH_MODE)
+    if target == "CPU":
+        ms.set_context(runtime_num_threads=thread_count())
+    try:
+        # Under msrun each rank takes its own device.
+        ms.set_device(target) if distribute else ms.set_device(target, device_id)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        if target == "GPU":
+            reason = f"`python -m src.check_device` says what is missing ({reason})"
+        raise ValueError(f"device {target} {device_id} cannot be used: {reason}") from None
+    rank, world_size = 0, 1
+    if distribute:
+        init()
+        rank, world_size = get_rank(), get_group_size()
+        ms.set_auto_parallel_context(
+            parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size
+        )
+    open_cache(target, rank, world_size)
+    return rank, world_size
+
+
+def set_seed(seed: Optional[int]) -> None:
+    """Seed weight initialisation; None leaves it to chance."""
+    if seed is not None:
+        ms.set_seed(seed)
+        np.random.seed(seed)
