@@ -8,7 +8,7 @@
 m2det_gpu_env() {
   local root settings
   root=$(cd "$(dirname "$1")/.." && pwd) || return
-  settings=$(cd "$root" && "${PYTHON:-python}" -m src.gpu_libraries) || return
+  settings=$(cd "$root" && "${PYTHON:-python}" -m src.runtime.gpu.libraries) || return
   eval "$settings"
 }
 

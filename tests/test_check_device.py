@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m src.check_device: what it says, here and where the CUDA libraries are installed."""
+"""check_device: what it says, here and where the CUDA libraries are installed."""
 
 import os
 import shutil
@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from src import check_device
-from src.check_device import judge_trial, plugin_findings, report
-from src.device_findings import Finding, ask_driver
-from src.gpu_libraries import Installation, find_installation, find_mindspore, make_cuda_home
+from src.runtime.gpu import check_device
+from src.runtime.gpu.check_device import judge_trial, plugin_findings, report
+from src.runtime.gpu.findings import Finding, ask_driver
+from src.runtime.gpu.libraries import (
+    Installation,
+    find_installation,
+    find_mindspore,
+    make_cuda_home,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the plugin wants of libcuda.so.1 before it can be loaded.
@@ -108,7 +113,7 @@ def test_here(tmp_path):
 
 
 def check(**environment):
-    command = [sys.executable, "-m", "src.check_device"]
+    command = [sys.executable, "-m", "src.runtime.gpu.check_device"]
     environment = {**os.environ, **environment}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

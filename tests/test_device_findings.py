@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src import device_findings
-from src.device_findings import (
+from src.runtime.gpu import findings as device_findings
+from src.runtime.gpu.findings import (
     Driver,
     ask_driver,
     driver_findings,
@@ -17,7 +17,7 @@ from src.device_findings import (
     library_findings,
     parse_ldd,
 )
-from src.gpu_libraries import Installation
+from src.runtime.gpu.libraries import Installation
 
 LDD = """\
 \tlinux-vdso.so.1 (0x00007ffd)

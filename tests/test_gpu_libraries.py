@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from src import gpu_libraries
-from src.gpu_libraries import (
+from src.runtime.gpu import libraries as gpu_libraries
+from src.runtime.gpu.libraries import (
     GpuLibraryError,
     choose_plugin,
     cuda_home_for,
@@ -175,7 +175,10 @@ def test_the_script_is_to_be_sourced():
 
 
 def test_mindspore_is_not_imported_to_find_it():
-    code = "import sys; from src.gpu_libraries import find_mindspore as f; f(); print(*sys.modules)"
+    code = (
+        "import sys; from src.runtime.gpu.libraries import find_mindspore as f; "
+        "f(); print(*sys.modules)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -26,7 +26,7 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         if target == "GPU":
-            reason = f"`python -m src.check_device` says what is missing ({reason})"
+            reason = f"`python -m src.runtime.gpu.check_device` says what is missing ({reason})"
         raise ValueError(f"device {target} {device_id} cannot be used: {reason}") from None
     rank, world_size = 0, 1
     if distribute:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Say what there is for training on a GPU, what is missing, and what to do about it.
 
-usage: python -m src.check_device [--device_id N]
+usage: python -m src.runtime.gpu.check_device [--device_id N]
 Ends with exit code 0 if the GPU works, 1 if it does not. `source scripts/gpu_env.sh` comes first.
 """
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import List, Mapping, Optional, Sequence
 
-from src.device_findings import (
+from src.runtime.gpu.findings import (
     INSTALL,
     Driver,
     Finding,
@@ -25,7 +25,7 @@ from src.device_findings import (
     library_findings,
     parse_ldd,
 )
-from src.gpu_libraries import (
+from src.runtime.gpu.libraries import (
     GpuLibraryError,
     Installation,
     choose_plugin,
@@ -33,7 +33,7 @@ from src.gpu_libraries import (
     find_mindspore,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 TRIAL_SECONDS = 900  # a first start on a new card compiles for minutes
 
 
@@ -92,7 +92,7 @@ def static_findings(found: Installation, driver: Optional[Driver], device_id: in
 
 def trial_finding(target: str, device_id: int) -> Finding:
     """On a convolution and a training step, run in another process."""
-    command = [sys.executable, "-m", "src.device_trial", target, str(device_id)]
+    command = [sys.executable, "-m", "src.runtime.gpu.trial", target, str(device_id)]
     environment = {"GLOG_v": "4", **os.environ}  # errors come as exceptions too
     try:
         result = subprocess.run(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where pip has put what MindSpore's GPU plugin needs, and how MindSpore is made to find it.
 
-Only the standard library is used. `python -m src.gpu_libraries` prints the environment for
+Only the standard library is used. `python -m src.runtime.gpu.libraries` prints the environment for
 `scripts/gpu_env.sh`.
 
 MindSpore (2.8.0) loads its GPU plugin only if `$CUDA_HOME/bin/nvcc --version` names a version it

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A convolution and a training step on a device, timed; a process of its own, which may crash.
 
-usage: python -m src.device_trial CPU|GPU [DEVICE_ID]
+usage: python -m src.runtime.gpu.trial CPU|GPU [DEVICE_ID]
 """
 
 import json
