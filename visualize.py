@@ -17,11 +17,11 @@ from src.data.coco_utils import load_data
 from src.data.images import read_image
 from src.drawing.network_insides import draw_activations, draw_matches, draw_priors
 from src.formats.checkpoint import resolve_config
-from src.graph_cache import Cached
 from src.inference.detector import load_network
 from src.inference.views import View, view_input
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
 from src.runtime.device import setup_device
+from src.runtime.graph_cache.cached_cell import Cached
 from src.utils import add_common_arguments, run_main
 
 

@@ -12,7 +12,6 @@ from src.data.dataset import batches, build_train_dataset
 from src.data.records import DetectionData
 from src.evaluation.coco_metrics import category_ids_for
 from src.formats.checkpoint import Labels
-from src.graph_cache import Cached
 from src.inference.detector import Detector, cell_network
 from src.loss import ModelWithLoss, MultiBoxLoss
 from src.loss_scale import FIRST, DynamicLossScale
@@ -20,6 +19,7 @@ from src.lr_scheduler import learning_rates
 from src.network_options import freeze, running_statistics, synchronise_batch_norm, use_float16
 from src.optimizers import Optimizer
 from src.priors import make_priors
+from src.runtime.graph_cache.cached_cell import Cached
 from src.train_eval import SplitScorer
 from src.train_step import AccumulatedStep, TrainOneStepCell, Update
 from src.trainer import build_optimizer, total_steps

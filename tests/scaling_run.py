@@ -12,9 +12,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mindspore import Parameter, Tensor, nn
 
-from src.compile_cache import Store
-from src.graph_cache import Cached
 from src.runtime.device import setup_device
+from src.runtime.graph_cache.cached_cell import Cached
+from src.runtime.graph_cache.store import Store
 
 
 class Scaling(nn.Cell):

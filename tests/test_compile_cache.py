@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from src.compile_cache import CacheError, Store, cache_folder, digest_of_facts, digest_of_files
+from src.runtime.graph_cache.store import (
+    CacheError,
+    Store,
+    cache_folder,
+    digest_of_facts,
+    digest_of_files,
+)
 
 FILES = {"rank_0/a_0.mindir": bytes(range(256)) * 40, "rank_0/b.hash": b"", "c": b"line\nline"}
 

@@ -11,7 +11,7 @@ import pytest
 from datasets import rendered
 from engine_runs import PREFIX, assert_same, finish, start
 
-from src.graph_cache import process_facts
+from src.runtime.graph_cache.cached_cell import process_facts
 
 SCRIPT = Path(__file__).with_name("scaling_run.py")
 ENDING = ".graph"

@@ -12,8 +12,8 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from src.config import PRESETS, get_config
-from src.graph_facts import Unknown, graph_digest
 from src.model import build_model
+from src.runtime.graph_cache.graph_digest import Unknown, graph_digest
 from src.training_setup import build_optimizer_for, build_schedule, build_step, prepare_network
 
 pytestmark = pytest.mark.usefixtures("device")

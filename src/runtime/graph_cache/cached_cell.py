@@ -27,8 +27,14 @@ from typing import Any, Dict, Iterator, Optional, Sequence, Set, Tuple
 import mindspore as ms
 from mindspore import nn
 
-from src.compile_cache import CacheError, Store, cache_folder, digest_of_facts, digest_of_files
-from src.graph_facts import Unknown, graph_digest
+from src.runtime.graph_cache.graph_digest import Unknown, graph_digest
+from src.runtime.graph_cache.store import (
+    CacheError,
+    Store,
+    cache_folder,
+    digest_of_facts,
+    digest_of_files,
+)
 
 LOG = logging.getLogger("m2det.cache")
 _STATE = "state.json"
@@ -73,9 +79,9 @@ def open_cache(target: str, rank: int = 0, world_size: int = 1) -> None:
 
 def process_facts(target: str, rank: int, world_size: int) -> Dict[str, Any]:
     """What every graph of a process depends on: releases, sources, device, ranks, settings."""
-    here = Path(__file__).resolve().parent
+    sources = Path(__file__).resolve().parents[2]
     script = Path(str(getattr(sys.modules["__main__"], "__file__", None) or ""))
-    files = [*here.rglob("*.py"), *([script] if script.is_file() else [])]
+    files = [*sources.rglob("*.py"), *([script] if script.is_file() else [])]
     settings = {name: value for name, value in os.environ.items() if name.startswith("MS_")}
     return {
         "mindspore": ms.__version__,
