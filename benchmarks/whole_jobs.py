@@ -125,7 +125,7 @@ def our_epoch(case: Case, folder: Path, data: DetectionData) -> Timed:
     from mindspore import Tensor
 
     from benchmarks.data_pipeline import our_batches
-    from src.trainer import Run, train
+    from src.training.trainer import Run, train
 
     config, net = sides.our_network(case, folder)
     step, steps = sides.our_step(config, net), len(data.records) // case.batch

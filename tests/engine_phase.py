@@ -13,7 +13,8 @@ import time
 import psutil
 
 import train
-from src import callback, train_eval, train_step, training_setup
+from src.training import builders, callback, train_step
+from src.training import validation as train_eval
 from src.utils import run_main
 
 calls = 0
@@ -55,11 +56,11 @@ def worker_dies(*args):
 
 
 phase, arguments = sys.argv[1], sys.argv[2:]
-build_batches = training_setup.build_batches
+build_batches = builders.build_batches
 if phase == "loading":
     train.load_data = announce(train.load_data, at=1)
 elif phase == "data":
-    training_setup.build_batches = slow_batches
+    builders.build_batches = slow_batches
 elif phase == "step":
     train_step.TrainOneStepCell.__call__ = announce(train_step.TrainOneStepCell.__call__)
 elif phase == "checkpoint":
@@ -67,7 +68,7 @@ elif phase == "checkpoint":
 elif phase == "evaluation":
     train_eval.detect_split = announce(train_eval.detect_split, at=2)
 elif phase == "worker":
-    training_setup.build_batches = worker_dies
+    builders.build_batches = worker_dies
 elif phase != "none":
     sys.exit(f"no such phase: {phase}")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.callback import CheckpointSaver, StepReport, list_checkpoints
 from src.formats.checkpoint import read_checkpoint
+from src.training.callback import CheckpointSaver, StepReport, list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -13,10 +13,10 @@ from datasets import rendered
 
 import eval as evaluate
 import train
-from src.callback import list_checkpoints
 from src.data.synthetic_shapes import CATEGORY_IDS, CLASS_NAMES
 from src.formats.checkpoint import read_checkpoint
 from src.inference.detector import Detector
+from src.training.callback import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("device")
 

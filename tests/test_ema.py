@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from src.callback import StepReport
-from src.ema import Ema, EmaUpdate, decay_at
+from src.training.callback import StepReport
+from src.training.ema import Ema, EmaUpdate, decay_at
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from engine_runs import PREFIX, contents, finish, left_running, start, wait_for
 
-from src.callback import list_checkpoints
 from src.data.synthetic_shapes import write_dataset
-from src.run_log import read_log
 from src.runtime.cpu_settings import usable_cores
+from src.training.callback import list_checkpoints
+from src.training.run_log import read_log
 
 pytestmark = pytest.mark.slow
 STEPS = int(os.environ.get("M2DET_STEPS", "2000"))

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 from src.config import PRESETS, get_config
 from src.model import build_model
 from src.runtime.graph_cache.graph_digest import Unknown, graph_digest
-from src.training_setup import build_optimizer_for, build_schedule, build_step, prepare_network
+from src.training.builders import build_optimizer_for, build_schedule, build_step, prepare_network
 
 pytestmark = pytest.mark.usefixtures("device")
 ROOT = Path(__file__).resolve().parents[1]

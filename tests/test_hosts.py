@@ -10,7 +10,7 @@ import pytest
 from engine_runs import ROOT, finish, flags, left_running, wait_for
 
 from src.data.synthetic_shapes import write_dataset
-from src.run_log import read_log
+from src.training.run_log import read_log
 
 pytestmark = pytest.mark.slow
 NAMES = ("m2det-a", "m2det-b")

@@ -9,8 +9,8 @@ import time
 import pytest
 from engine_runs import PREFIX, assert_same, contents, finish, left_running, start, wait_for
 
-from src.callback import list_checkpoints
 from src.data.synthetic_shapes import write_dataset
+from src.training.callback import list_checkpoints
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("M2DET_KILLS", "50"))

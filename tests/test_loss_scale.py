@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from src.loss_scale import LARGEST, DynamicLossScale
+from src.training.optimizers import LARGEST, DynamicLossScale
 
 
 def test_halves_on_overflow_and_doubles_after_a_window():

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from src.lr_scheduler import learning_rates
+from src.training.lr_scheduler import learning_rates
 
 
 def test_steps_multiply_up():

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.network_options import (
+from src.runtime.collectives import share_weights
+from src.training.network_setup import (
     SyncBatchNorm,
     freeze,
     running_statistics,
     synchronise_batch_norm,
     use_float16,
 )
-from src.runtime.collectives import share_weights
 
 pytestmark = pytest.mark.usefixtures("device")
 

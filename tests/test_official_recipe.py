@@ -15,7 +15,7 @@ from benchmarks.peers import official_recipe  # noqa: E402
 from benchmarks.studies import recipes  # noqa: E402
 from src.config import get_config, override  # noqa: E402
 from src.formats.checkpoint import resolve_config  # noqa: E402
-from src.run_log import read_log  # noqa: E402
+from src.training.run_log import read_log  # noqa: E402
 from tests.datasets import rendered  # noqa: E402
 
 SMALL = ["model.input_size=64", "model.planes=32", "model.num_scales=3", "train.per_batch_size=2"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from src.optimizers import SGD, AdamW, weight_decays
+from src.training.optimizers import SGD, AdamW, weight_decays
 
 pytestmark = pytest.mark.usefixtures("device")
 RATES = [0.1, 0.05, 0.2, 0.1, 0.1]

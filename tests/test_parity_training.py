@@ -13,8 +13,8 @@ from networks import arrays, golden_network, images_for, pair
 
 from src.formats.pytorch_keys import Layout
 from src.loss import ModelWithLoss, MultiBoxLoss
-from src.train_step import TrainOneStepCell, Update
-from src.trainer import build_optimizer
+from src.training.optimizers import build_optimizer
+from src.training.train_step import TrainOneStepCell, Update
 
 
 @pytest.fixture(autouse=True)

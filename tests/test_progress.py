@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from src.callback import StepReport
-from src.progress import Bar, Interval, LogLines, Progress, as_line, duration, summarise
+from src.training.callback import StepReport
+from src.training.run_log import Bar, Interval, LogLines, Progress, as_line, duration, summarise
 
 
 def report(step, loss=1.0, bad_steps=0, norm=5.0):

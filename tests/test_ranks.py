@@ -9,8 +9,8 @@ import pytest
 from datasets import rendered
 from engine_runs import PREFIX, assert_same, contents, finish, left_running, start, wait_for
 
-from src.callback import list_checkpoints
-from src.run_log import read_log
+from src.training.callback import list_checkpoints
+from src.training.run_log import read_log
 
 pytestmark = pytest.mark.slow
 # 10 images, 4 a step: 5 steps; the epoch ends within the third.

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.ema import Ema
 from src.formats.checkpoint import STATE_PREFIX, CheckpointError, save_checkpoint
-from src.loss_scale import DynamicLossScale
-from src.optimizers import SGD
-from src.resume import OtherRun, Resumable, compare_facts, load_fitting
+from src.training.ema import Ema
+from src.training.optimizers import SGD, DynamicLossScale
+from src.training.resume import OtherRun, Resumable, compare_facts, load_fitting
 
 pytestmark = pytest.mark.usefixtures("device")
 FACTS = {"classes": ["cat", "dog"], "world_size": 2, "schedule": ["cosine", 0.1]}

@@ -5,9 +5,8 @@ import subprocess
 
 import pytest
 
-from src import run_log
-from src.progress import Interval
-from src.run_log import RunLog, git_revision, read_log, save_run
+from src.training import run_log
+from src.training.run_log import Interval, RunLog, git_revision, read_log, save_run
 
 
 def interval(step, loss=3.0):

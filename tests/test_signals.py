@@ -7,7 +7,7 @@ import pytest
 from datasets import rendered
 from engine_runs import PREFIX, contents, finish, left_running, start, wait_for
 
-from src.callback import list_checkpoints
+from src.training.callback import list_checkpoints
 
 pytestmark = pytest.mark.slow
 # 8 images, 4 a step: 2 steps an epoch.

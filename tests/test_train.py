@@ -9,11 +9,11 @@ import pytest
 from datasets import rendered
 
 import train
-from src import training_setup
-from src.callback import list_checkpoints
 from src.formats.checkpoint import read_checkpoint
-from src.run_log import read_log
-from src.trainer import TrainingError
+from src.training import builders
+from src.training.callback import list_checkpoints
+from src.training.run_log import read_log
+from src.training.trainer import TrainingError
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -108,7 +108,7 @@ def test_another_schedule_is_refused(run, data, tmp_path):
 
 
 def test_images_of_steps_without_a_finite_gradient_are_named(run, data, tmp_path, monkeypatch):
-    build = training_setup.build_batches
+    build = builders.build_batches
 
     def spoiled(*args):
         for number, batch in enumerate(build(*args)):
@@ -116,7 +116,7 @@ def test_images_of_steps_without_a_finite_gradient_are_named(run, data, tmp_path
                 batch[0][0, 0, 5, 5] = np.nan
             yield batch
 
-    monkeypatch.setattr(training_setup, "build_batches", spoiled)
+    monkeypatch.setattr(builders, "build_batches", spoiled)
     more = ("--set", "train.max_bad_steps=3", "--set", "train.eval_epochs=0")
     with pytest.raises(TrainingError) as caught:
         train.main(arguments(data, tmp_path, *more))

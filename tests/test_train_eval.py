@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from src import train_eval
-from src.callback import CheckpointSaver, StepReport
-from src.ema import Ema
 from src.formats.checkpoint import read_checkpoint
 from src.runtime.collectives import gather
-from src.train_eval import Evaluation, SplitScorer
+from src.training import validation as train_eval
+from src.training.callback import CheckpointSaver, StepReport
+from src.training.ema import Ema
+from src.training.validation import Evaluation, SplitScorer
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.optimizers import SGD
-from src.train_step import AccumulatedStep, TrainOneStepCell, Update
+from src.training.optimizers import SGD
+from src.training.train_step import AccumulatedStep, TrainOneStepCell, Update
 
 pytestmark = pytest.mark.usefixtures("device")
 GO_ON = np.float32(0)

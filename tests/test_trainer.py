@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.callback import Callback
-from src.loss_scale import DynamicLossScale
 from src.runtime.stop_signal import Stopped
-from src.trainer import BadSteps, Run, TrainingError, total_steps, train
+from src.training.callback import Callback
+from src.training.lr_scheduler import total_steps
+from src.training.optimizers import DynamicLossScale
+from src.training.trainer import BadSteps, Run, TrainingError, train
 
 pytestmark = pytest.mark.usefixtures("device")
 NAN = float("nan")

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 
 from src.config import get_config
-from src.lr_scheduler import learning_rates
-from src.training_setup import (
+from src.training.builders import (
     batch_warning,
     build_loss_scale,
     build_schedule,
     images_per_step,
     milestones,
 )
+from src.training.lr_scheduler import learning_rates
 
 
 def config(*overrides):

@@ -23,23 +23,22 @@ from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from benchmarks.peers.sides import tests_module
-from src import training_setup as setup
-from src.callback import Callback, CheckpointSaver
 from src.config import AnchorConfig, Config, ModelConfig, get_config, override, with_classes
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
 from src.formats.checkpoint import Labels, save_config
 from src.formats.pytorch_config import layout_of
 from src.formats.pytorch_weights import from_official
-from src.lr_scheduler import learning_rates
 from src.model import build_model
 from src.priors import map_sizes, prior_shapes_per_cell
-from src.progress import LogLines, Progress
-from src.run_log import RunLog, save_run
 from src.runtime.cpu_settings import thread_count
 from src.runtime.device import set_seed, setup_device
-from src.train_eval import Evaluation
-from src.trainer import Run, total_steps, train
+from src.training import builders as setup
+from src.training.callback import Callback, CheckpointSaver
+from src.training.lr_scheduler import learning_rates, total_steps
+from src.training.run_log import LogLines, Progress, RunLog, save_run
+from src.training.trainer import Run, train
+from src.training.validation import Evaluation
 from src.utils import add_config_arguments, run_main
 
 LOG = logging.getLogger("m2det.official")
@@ -125,7 +124,7 @@ def initialise(network: Any, backbone: str, kaiming_heads: bool = False) -> None
 
 
 class TorchStep:
-    """One step of the official optimiser, called like `src.train_step.TrainOneStepCell`."""
+    """One step of the official optimiser, called like `TrainOneStepCell`."""
 
     def __init__(self, network: Any, config: Config, rates: np.ndarray) -> None:
         import torch

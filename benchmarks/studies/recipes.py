@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from src.drawing.plot_log import Points, curves, draw_panel
-from src.run_log import JSONL_NAME, read_log
+from src.training.run_log import JSONL_NAME, read_log
 from src.utils import run_main
 
 PANELS = ("loss", "AP", "AP50")

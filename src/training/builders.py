@@ -14,15 +14,18 @@ from src.evaluation.coco_metrics import category_ids_for
 from src.formats.checkpoint import Labels
 from src.inference.detector import Detector, cell_network
 from src.loss import ModelWithLoss, MultiBoxLoss
-from src.loss_scale import FIRST, DynamicLossScale
-from src.lr_scheduler import learning_rates
-from src.network_options import freeze, running_statistics, synchronise_batch_norm, use_float16
-from src.optimizers import Optimizer
 from src.priors import make_priors
 from src.runtime.graph_cache.cached_cell import Cached
-from src.train_eval import SplitScorer
-from src.train_step import AccumulatedStep, TrainOneStepCell, Update
-from src.trainer import build_optimizer, total_steps
+from src.training.lr_scheduler import learning_rates, total_steps
+from src.training.network_setup import (
+    freeze,
+    running_statistics,
+    synchronise_batch_norm,
+    use_float16,
+)
+from src.training.optimizers import FIRST, DynamicLossScale, Optimizer, build_optimizer
+from src.training.train_step import AccumulatedStep, TrainOneStepCell, Update
+from src.training.validation import SplitScorer
 
 LOG = logging.getLogger("m2det.train")
 KNOWN_BATCH = 32  # largest total batch with which results without rescaling are known

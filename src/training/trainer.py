@@ -12,12 +12,10 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, nn
 
-from src.callback import Callback, StepReport
-from src.loss_scale import DynamicLossScale
-from src.optimizers import SGD, AdamW, Optimizer, weight_decays
 from src.runtime.stop_signal import Stopped
+from src.training.callback import Callback, StepReport
+from src.training.optimizers import DynamicLossScale
 
 
 class TrainingError(ValueError):
@@ -30,40 +28,6 @@ class BadSteps(TrainingError):
     def __init__(self, step: int, count: int, images: np.ndarray) -> None:
         super().__init__(f"no finite gradient in {count} steps up to step {step}")
         self.images = images
-
-
-def build_optimizer(
-    model: nn.Cell,
-    learning_rates: Sequence[float],
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    dampening: float = 0.0,
-    kind: str = "SGD",
-    beta2: float = 0.999,
-    decay_bias_and_norm: bool = False,
-) -> Optimizer:
-    """SGD or AdamW; no weight decay on biases and BatchNorm (as in the model zoo).
-
-    Args:
-        model: its trainable parameters are optimised.
-        learning_rates: one per step of the whole run.
-        momentum: share of the old velocity that stays; of AdamW, its first beta.
-        weight_decay: L2 penalty of SGD, decoupled decay of AdamW.
-        dampening: share of the gradient kept out of the velocity.
-        kind: "SGD" or "AdamW".
-        beta2: of AdamW.
-        decay_bias_and_norm: weight decay on biases and BatchNorm, too.
-    """
-    parameters: List[Parameter] = model.trainable_params()
-    decays = weight_decays([p.name for p in parameters], weight_decay, decay_bias_and_norm)
-    if kind == "AdamW":
-        return AdamW(parameters, decays, learning_rates, momentum, beta2)
-    return SGD(parameters, decays, learning_rates, momentum, dampening)
-
-
-def total_steps(epochs: int, num_images: int, images_per_step: int) -> int:
-    """Steps that show every image `epochs` times; the last batch is filled from the next epoch."""
-    return math.ceil(epochs * num_images / images_per_step)
 
 
 @dataclass
@@ -103,7 +67,7 @@ def train(
     """Run the steps from `run.start_step` to the end of the learning rates.
 
     Args:
-        step_cell: as `src.train_step.TrainOneStepCell`.
+        step_cell: as `src.training.train_step.TrainOneStepCell`.
         batches: images, loc_targets, label_targets, image numbers; one tuple a step, beginning with
             that of `start_step`.
         run: everything else.

@@ -8,7 +8,7 @@ decay factors of 1, so that weights and moments keep every bit, without a branch
 all gradients (2.6 GB for VGG-16).
 """
 
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import mindspore as ms
 import numpy as np
@@ -169,3 +169,74 @@ def weight_decays(
 ) -> List[float]:
     """The weight decay of each parameter: none on biases and BatchNorm unless `bias_and_norm`."""
     return [weight_decay if bias_and_norm or name.endswith(".weight") else 0.0 for name in names]
+
+
+def build_optimizer(
+    model: nn.Cell,
+    learning_rates: Sequence[float],
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    dampening: float = 0.0,
+    kind: str = "SGD",
+    beta2: float = 0.999,
+    decay_bias_and_norm: bool = False,
+) -> Optimizer:
+    """SGD or AdamW; no weight decay on biases and BatchNorm (as in the model zoo).
+
+    Args:
+        model: its trainable parameters are optimised.
+        learning_rates: one per step of the whole run.
+        momentum: share of the old velocity that stays; of AdamW, its first beta.
+        weight_decay: L2 penalty of SGD, decoupled decay of AdamW.
+        dampening: share of the gradient kept out of the velocity.
+        kind: "SGD" or "AdamW".
+        beta2: of AdamW.
+        decay_bias_and_norm: weight decay on biases and BatchNorm, too.
+    """
+    parameters: List[Parameter] = model.trainable_params()
+    decays = weight_decays([p.name for p in parameters], weight_decay, decay_bias_and_norm)
+    if kind == "AdamW":
+        return AdamW(parameters, decays, learning_rates, momentum, beta2)
+    return SGD(parameters, decays, learning_rates, momentum, dampening)
+
+
+FIRST = 65536.0
+
+
+LARGEST = 2.0**24
+
+
+SMALLEST = 1.0
+
+
+class DynamicLossScale:
+    """Halved at each step that overflows, doubled after `window` good steps in a row.
+
+    Args:
+        scale: where it starts.
+        window: good steps before it grows.
+    """
+
+    def __init__(self, scale: float = FIRST, window: int = 2000) -> None:
+        self.scale = float(scale)
+        self.window = window
+        self._good = 0
+
+    def update(self, finite: bool) -> bool:
+        """Told of each step whether its gradients were finite; True if the scale has changed."""
+        before = self.scale
+        self._good = self._good + 1 if finite else 0
+        if not finite:
+            self.scale = max(self.scale / 2, SMALLEST)
+        elif self._good == self.window:
+            self.scale, self._good = min(self.scale * 2, LARGEST), 0
+        return self.scale != before
+
+    def state(self) -> Dict[str, np.ndarray]:
+        """What resuming needs, by name."""
+        return {"loss_scale": np.array([self.scale, self._good], np.float32)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up `state`."""
+        self.scale, good = (float(value) for value in state["loss_scale"])
+        self._good = int(good)

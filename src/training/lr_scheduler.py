@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One learning rate per step. NumPy only."""
 
+import math
 from typing import Sequence
 
 import numpy as np
@@ -57,3 +58,8 @@ def learning_rates(
         rising = WARMUP_START + (base_lr - WARMUP_START) * epoch / warmup_epochs
         rates = np.where(epoch < warmup_epochs, rising, rates)
     return rates.astype(np.float32)
+
+
+def total_steps(epochs: int, num_images: int, images_per_step: int) -> int:
+    """Steps that show every image `epochs` times; the last batch is filled from the next epoch."""
+    return math.ceil(epochs * num_images / images_per_step)
