@@ -2,6 +2,7 @@
 """Export a checkpoint to MINDIR or ONNX and check that the file computes the same."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -9,7 +10,7 @@ from src.formats.checkpoint import load_labels, resolve_config
 from src.formats.export_metadata import Request, labels_for
 from src.formats.export_network import check_request, export_network
 from src.formats.onnx_graph import import_onnx
-from src.inference.detector import load_network
+from src.inference.detector import build_postprocessor, load_network
 from src.runtime.device import setup_device
 from src.utils import add_common_arguments, run_main
 
@@ -47,13 +48,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     output = args.output or args.checkpoint_path.with_suffix(request.ending)
     config = resolve_config(args.config, args.set, args.checkpoint_path)
+    if request.outputs == "detections":
+        config = replace(config, test=replace(config.test, soft_nms=False))
     labels = labels_for(config, load_labels(args.checkpoint_path), args.checkpoint_path)
     if request.kind == "ONNX":
         import_onnx()
     check_request(request, config, output)
     setup_device(args.device_target, args.device_id)
     network = load_network(config, args.checkpoint_path)
-    for difference in export_network(network, config, labels, request, output):
+    postprocess = build_postprocessor(config).settings()
+    for difference in export_network(network, config, labels, request, postprocess, output):
         print(
             f"batch {difference.batch_size}: largest difference to the network "
             f"{difference.absolute:.1e}, {difference.relative:.1e} of its largest value"

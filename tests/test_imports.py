@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports point one way, and the pure layer knows no framework."""
+"""Imports between the rooms of src/ point one way, and the pure ones know no framework."""
 
 import ast
 from pathlib import Path
@@ -7,119 +7,99 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = {
-    *("config", "typed_config", "priors", "box_utils", "lr_scheduler", "nms", "loss_scale"),
-    *("cpu_settings", "compile_cache"),
-}
-DATA = {
-    "records",
-    "images",
-    "coco_json",
-    "data_layout",
-    "voc_files",
-    "coco_utils",
-    "voc_utils",
-    "scoring",
-    "transforms",
-    "dataset",
-    "samples",
-    "voc_scoring",
-    "multi_scale",
-    "mindrecords",
-    "data_report",
-    "data_picture",
-    "draw",
-    "postprocess",
-    "views",
-    "tiling",
-    "weighted_boxes",
-    "merging",
-    "detection_errors",
-    "metrics",
-    "partial_results",
-    "submission",
-    "stopwatch",
-    "report_html",
-    "report_parts",
-    "sources",
-    "box_files",
-    "screen",
-    "inside",
-    "anchor_fit",
-    "object_fates",
-}
-GRAPH = {
-    *("backbones", "ssd", "model", "loss", "checkpoint", "utils", "detector"),
-    *("optimizers", "train_step", "network_options", "graph_cache", "graph_facts"),
-}
-EXPORT = {
-    "exported",
-    "export_cells",
-    "export_check",
-    "export_file",
-    "export_metadata",
-    "export_onnx",
-}
-RUNTIME = {
-    *("callback", "trainer", "evaluation", "network_file", "stopping", "ema", "resume"),
-    *("progress", "run_log", "plot_log", "train_eval", "training_setup"),
-}
-ALLOWED = {
-    **dict.fromkeys(PURE, PURE),
-    **dict.fromkeys(DATA, PURE | DATA),
-    **dict.fromkeys(GRAPH, PURE | DATA | GRAPH),
-    **dict.fromkeys(EXPORT, PURE | DATA | GRAPH | EXPORT),
-    **dict.fromkeys(RUNTIME, PURE | DATA | GRAPH | EXPORT | RUNTIME),
-}
+SRC = ROOT / "src"
+# From the bottom up: a room may import what stands before it and what stands beside it.
+LAYERS = (
+    ("runtime",),
+    ("config", "priors", "box_utils", "nms", "loss"),
+    ("model",),
+    ("data",),
+    ("formats",),
+    ("inference",),
+    ("evaluation",),
+    ("training",),
+    ("drawing",),
+    ("utils", "detector"),
+)
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+FILES = sorted(SRC.rglob("*.py"))
+FRAMEWORKS = {"mindspore", "torch", "cv2", "pycocotools"}
 
 
-def imported(path):
-    """Top-level names of every module a file imports, and the parts of `src` among them."""
+def room_of(path):
+    return path.relative_to(SRC).with_suffix("").parts[0]
+
+
+def imports_of(path):
+    """Top-level names of every module a file imports, and dotted paths of the parts of `src`."""
     names, parts = set(), set()
+    package = ("src", *path.relative_to(SRC).parent.parts)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        modules = []
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            modules = [tuple(alias.name.split(".")) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or ""]
-            if node.module == "src":
-                modules = [f"src.{alias.name}" for alias in node.names]
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*start, *(node.module.split(".") if node.module else ()))
+            modules = [(*module, alias.name) for alias in node.names]
+        else:
+            continue
         for module in modules:
-            names.add(module.split(".")[0])
-            if module.startswith("src."):
-                parts.add(module.split(".")[1])
+            names.add(module[0])
+            if module[0] == "src" and len(module) > 1:
+                parts.add(module[1:])
     return names, parts
 
 
-def files_of(part):
-    path = ROOT / "src" / part
-    return list(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+def test_every_room_has_a_level():
+    assert {room_of(path) for path in FILES} - {"__init__"} == set(LEVEL)
 
 
-@pytest.mark.parametrize("part", sorted(ALLOWED))
-def test_imports_point_one_way(part):
-    for path in files_of(part):
-        _, parts = imported(path)
-        assert parts <= ALLOWED[part], f"{path} imports {sorted(parts - ALLOWED[part])}"
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
+def test_imports_point_down(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for part in imports_of(path)[1]:
+        assert LEVEL[part[0]] <= LEVEL[room], f"{path} imports {'.'.join(part)}"
 
 
-@pytest.mark.parametrize("part", sorted(PURE))
-def test_the_pure_layer_imports_no_framework(part):
-    for path in files_of(part):
-        names, _ = imported(path)
-        assert not names & {"mindspore", "torch", "cv2", "pycocotools"}
+def test_no_circles():
+    """Among files, whatever their rooms; imports inside functions count."""
+    files = {path.relative_to(SRC).with_suffix("").parts: path for path in FILES}
+    arrows = {}
+    for parts, path in files.items():
+        targets = set()
+        for part in imports_of(path)[1]:
+            for length in range(len(part), 0, -1):
+                target = part[:length] if part[:length] in files else (*part[:length], "__init__")
+                if target in files:
+                    targets.add(target)
+                    break
+        arrows[parts] = targets - {parts}
+    while arrows:
+        ends = [file for file, targets in arrows.items() if not targets & set(arrows)]
+        assert ends, f"a circle among {sorted('/'.join(file) for file in arrows)}"
+        for file in ends:
+            del arrows[file]
+
+
+@pytest.mark.parametrize("room", ["config", "priors", "box_utils", "nms"])
+def test_the_pure_rooms_import_no_framework(room):
+    for path in FILES:
+        if room_of(path) == room:
+            assert not imports_of(path)[0] & FRAMEWORKS, path
 
 
 def test_the_configuration_needs_the_standard_library_only():
-    for name in ("config", "typed_config"):
-        names, parts = imported(ROOT / "src" / f"{name}.py")
+    for path in (SRC / "config.py", SRC / "runtime" / "typed_config.py"):
+        names, parts = imports_of(path)
         assert names <= {"dataclasses", "json", "math", "typing", "src"}
-        assert parts <= {"typed_config"}
+        assert {part[:2] for part in parts} <= {("runtime", "typed_config")}
 
 
 def test_only_build_functions_and_scripts_see_the_configuration():
     """A class that takes a Config could be anything; parts take plain arguments."""
-    for path in (ROOT / "src").rglob("*.py"):
+    for path in FILES:
         for cls in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(cls, ast.ClassDef):
                 continue

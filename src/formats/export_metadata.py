@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked of an export, and what an exported file says of itself."""
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import mindspore as ms
 from mindspore import nn
@@ -14,7 +13,6 @@ from mindspore import nn
 from src.config import Config, to_json
 from src.formats.checkpoint import Labels
 from src.formats.exported_network import EXPORT_VERSION
-from src.inference.detector import build_postprocessor
 
 
 @dataclass(frozen=True)
@@ -38,20 +36,22 @@ class Request:
         return (self.batch_size,) if self.batch_size else (1, 4)
 
 
-def describe(config: Config, labels: Labels, request: Request, checksum: str) -> Dict[str, Any]:
+def describe(
+    config: Config,
+    labels: Labels,
+    request: Request,
+    postprocess: Mapping[str, Any],
+    checksum: str,
+) -> Dict[str, Any]:
     """Everything needed to use an exported file, as it is written inside and beside it.
 
     Args:
         config: of the network.
         labels: of its classes.
         request: how it is exported.
+        postprocess: settings of the post-processing (`PostProcessor.settings`).
         checksum: of the weights.
     """
-    if request.outputs == "detections":
-        config = replace(config, test=replace(config.test, soft_nms=False))
-    postprocess = build_postprocessor(config)
-    values = {f.name: getattr(postprocess, f.name) for f in dataclasses.fields(postprocess)}
-    del values["priors"]
     return {
         "version": EXPORT_VERSION,
         "made_by": f"MindSpore {ms.__version__}",
@@ -63,7 +63,7 @@ def describe(config: Config, labels: Labels, request: Request, checksum: str) ->
         "mean_bgr": list(config.data.mean_bgr),
         "class_names": list(labels.class_names),
         "category_ids": list(labels.category_ids),
-        "postprocess": values,
+        "postprocess": dict(postprocess),
         "batchnorm_folded": request.fold,
         "weights_sha256": checksum,
         "config": json.loads(to_json(config)),

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping
 
 import mindspore as ms
 import numpy as np
@@ -64,7 +64,12 @@ def check_request(request: Request, config: Config, output: Path) -> None:
 
 
 def export_network(
-    network: nn.Cell, config: Config, labels: Labels, request: Request, output: Path
+    network: nn.Cell,
+    config: Config,
+    labels: Labels,
+    request: Request,
+    postprocess: Mapping[str, Any],
+    output: Path,
 ) -> List[Difference]:
     """Write `network`, which is used up, to `output` and FILE.json beside it, whole or not at all.
 
@@ -73,6 +78,7 @@ def export_network(
         config: its configuration.
         labels: of its classes.
         request: how.
+        postprocess: settings of the post-processing, for those who use the file.
         output: a path that `check_request` has passed.
 
     Returns:
@@ -82,7 +88,7 @@ def export_network(
         ExportError: the format cannot hold the network, or the file computes something else.
         OSError: the file cannot be written.
     """
-    metadata = describe(config, labels, request, weights_sha256(network))
+    metadata = describe(config, labels, request, postprocess, weights_sha256(network))
     batches = request.checked_batches
     images = noise(max(batches), config.model.input_size)
     expected = network_outputs(network, as_inputs(images, "tensor", config.data.mean_bgr))

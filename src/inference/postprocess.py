@@ -6,8 +6,8 @@ NumPy and the compiled NMS only.
 """
 
 import math
-from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from dataclasses import dataclass, fields
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -69,6 +69,12 @@ class PostProcessor:
     topk: int = 0  # boxes kept per image; 0 keeps all
     class_agnostic: bool = False  # boxes of different classes suppress each other
     clip: bool = False  # limit boxes to the image
+
+    def settings(self) -> Dict[str, Any]:
+        """Everything but the priors, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["priors"]
+        return values
 
     def __call__(
         self, loc: np.ndarray, logits: np.ndarray, width: float, height: float
