@@ -8,6 +8,6 @@ it is needed.
 
 import os
 
-from src.runtime.cpu_settings import avoid_reference_convolution
+from .runtime.cpu_settings import avoid_reference_convolution
 
 avoid_reference_convolution(os.environ)

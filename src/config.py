@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
-from src.runtime.typed_config import ConfigError, at_least, between, from_dict, override_fields
+from .runtime.typed_config import ConfigError, at_least, between, from_dict, override_fields
 
 BACKBONES = (
     "vgg16",

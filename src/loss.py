@@ -9,7 +9,7 @@ from typing import Tuple
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from src.runtime.collectives import MeanOverRanks
+from .runtime.collectives import MeanOverRanks
 
 
 class MultiBoxLoss(nn.Cell):

@@ -11,7 +11,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from src.config import AnchorConfig, Config, ModelConfig
+from .config import AnchorConfig, Config, ModelConfig
 
 
 class PriorTable(NamedTuple):

@@ -7,9 +7,9 @@ import argparse
 import sys
 from typing import Any, Callable, Optional
 
-from src.config import PRESETS
-from src.formats.checkpoint import load_weights
-from src.runtime.device import set_seed, setup_device
+from .config import PRESETS
+from .formats.checkpoint import load_weights
+from .runtime.device import set_seed, setup_device
 
 __all__ = [
     "add_common_arguments",

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from exporting import LABELS, unmatched
-from test_imports import imported
+from source_imports import imports_of
 
 from src.data.images import read_image
 from src.data.transforms import to_input
@@ -71,7 +71,7 @@ def test_a_program_is_short_and_stands_alone(name):
     assert len(text.splitlines()) < 120
     runtime = {"infer_mindir.py": "mindspore", "infer_onnx.py": "onnxruntime"}[name]
     allowed = {"argparse", "json", "os", "sys", "pathlib", "cv2", "numpy", runtime}
-    names, parts = imported(DEPLOY / name)
+    names, parts = imports_of(DEPLOY / name)
     assert names <= allowed
     assert not parts
 

@@ -2,11 +2,10 @@
 """Imports between the rooms of src/ point one way, and the pure ones know no framework."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from source_imports import ROOT, imports_of
 
-ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 # From the bottom up: a room may import what stands before it and what stands beside it.
 LAYERS = (
@@ -28,26 +27,6 @@ FRAMEWORKS = {"mindspore", "torch", "cv2", "pycocotools"}
 
 def room_of(path):
     return path.relative_to(SRC).with_suffix("").parts[0]
-
-
-def imports_of(path):
-    """Top-level names of every module a file imports, and dotted paths of the parts of `src`."""
-    names, parts = set(), set()
-    package = ("src", *path.relative_to(SRC).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules = [tuple(alias.name.split(".")) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) - node.level + 1] if node.level else ()
-            module = (*start, *(node.module.split(".") if node.module else ()))
-            modules = [(*module, alias.name) for alias in node.names]
-        else:
-            continue
-        for module in modules:
-            names.add(module[0])
-            if module[0] == "src" and len(module) > 1:
-                parts.add(module[1:])
-    return names, parts
 
 
 def test_every_room_has_a_level():

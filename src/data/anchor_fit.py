@@ -8,8 +8,8 @@ from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from src.config import Config
-from src.priors import best_iou, map_sizes, prior_boxes, ratio_rows, table_for
+from ..config import Config
+from ..priors import best_iou, map_sizes, prior_boxes, ratio_rows, table_for
 
 SMALLEST, LARGEST = 0.01, 1.05
 STEPS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.25)  # that a scale is tried to be multiplied with

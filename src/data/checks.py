@@ -10,8 +10,8 @@ from typing import Callable, Dict, List, Tuple
 import cv2
 import numpy as np
 
-from src.data.images import checked_header, decode, read_bytes
-from src.data.records import (
+from .images import checked_header, decode, read_bytes
+from .records import (
     COCO_SIZES,
     Columns,
     DataError,

@@ -6,10 +6,10 @@ import logging
 import os
 from typing import List, Optional, Union
 
-from src.data.annotations.coco import load_coco
-from src.data.annotations.layout import Tree, choose_split, coco_files, is_coco_name, scan
-from src.data.annotations.voc import is_voc, load_voc, voc_splits
-from src.data.records import DataError, DetectionData, Findings, ImageRecord
+from .annotations.coco import load_coco
+from .annotations.layout import Tree, choose_split, coco_files, is_coco_name, scan
+from .annotations.voc import is_voc, load_voc, voc_splits
+from .records import DataError, DetectionData, Findings, ImageRecord
 
 __all__ = [
     "DataError",

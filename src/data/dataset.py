@@ -10,9 +10,9 @@ from typing import Any, Iterator, Tuple, Union
 
 import numpy as np
 
-from src.data.records import DataError, DetectionData
-from src.data.sample_stream import SampleStream, limit_threads
-from src.runtime.cpu_settings import usable_cores
+from ..runtime.cpu_settings import usable_cores
+from .records import DataError, DetectionData
+from .sample_stream import SampleStream, limit_threads
 
 logger = logging.getLogger(__name__)
 _PREFETCH = 2  # batches ahead for each worker; MindData's 16 would be gigabytes

@@ -9,7 +9,7 @@ from typing import Optional, Tuple
 import cv2
 import numpy as np
 
-from src.data.records import ImageError
+from .records import ImageError
 
 MAX_PIXELS = 64_000_000  # a 47 KB PNG can decode to gigabytes
 MINDRECORD_MARK = ".mindrecord#"  # in a path: a row of that file
@@ -120,7 +120,7 @@ def read_bytes(path: str) -> bytes:
         ImageError: it is too large or cannot be read.
     """
     if MINDRECORD_MARK in path:
-        from src.data.mindrecord import read_row
+        from .mindrecord import read_row
 
         return read_row(path)
     try:

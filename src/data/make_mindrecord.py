@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from src.data.annotations.coco import ground_truth
-from src.data.images import read_bytes
-from src.data.mindrecord import GROUP_ROWS, MINDRECORD_ROWS, mindrecord_file
-from src.data.records import DataError, DetectionData, ImageError
+from .annotations.coco import ground_truth
+from .images import read_bytes
+from .mindrecord import GROUP_ROWS, MINDRECORD_ROWS, mindrecord_file
+from .records import DataError, DetectionData, ImageError
 
 
 def write(data: DetectionData, folder: Path) -> Path:
@@ -71,7 +71,7 @@ def _row(path: str, row: int) -> Dict[str, Any]:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Convert the splits of a data set, and return the exit code."""
-    from src.data.coco_utils import find_splits, load_data
+    from .coco_utils import find_splits, load_data
 
     parser = argparse.ArgumentParser(description="Write a data set as MindRecord files.")
     parser.add_argument("dataset", type=Path, help="COCO or VOC folder")

@@ -5,7 +5,7 @@ import functools
 import os
 from typing import Any
 
-from src.data.records import ImageError
+from .records import ImageError
 
 GROUP_ROWS = 64  # images under one category, which is how MindPage finds a row
 

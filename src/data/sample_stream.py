@@ -16,10 +16,10 @@ from typing import Callable, Mapping, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
-from src.box_utils import PreparedPriors, match, prepare_priors
-from src.data import transforms
-from src.data.images import read_image
-from src.data.records import DataError, DetectionData, ImageError, ImageRecord
+from ..box_utils import PreparedPriors, match, prepare_priors
+from . import transforms
+from .images import read_image
+from .records import DataError, DetectionData, ImageError, ImageRecord
 
 logger = logging.getLogger(__name__)
 _SCALE = 0x5CA1E  # tells the generator of sizes from those of images

@@ -6,10 +6,10 @@ from typing import Dict, List, Sequence, Tuple
 import cv2
 import numpy as np
 
-from src.data.images import read_image
-from src.data.records import DetectionData, ImageError
-from src.data.sample_stream import training_boxes
-from src.drawing.detections import colour_of
+from ..data.images import read_image
+from ..data.records import DetectionData, ImageError
+from ..data.sample_stream import training_boxes
+from .detections import colour_of
 
 PANEL = 640  # side of the two upper panels, pixels
 COLUMNS, ROWS = 6, 3  # of the contact sheet

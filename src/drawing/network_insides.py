@@ -9,8 +9,8 @@ from typing import List, Sequence, Tuple
 import cv2
 import numpy as np
 
-from src.box_utils import cxcywh_to_xyxy, match
-from src.drawing.detections import colour_of
+from ..box_utils import cxcywh_to_xyxy, match
+from .detections import colour_of
 
 SIDE_PX = 320  # of one panel
 _GROUND, _INK = (30, 30, 30), (235, 235, 235)

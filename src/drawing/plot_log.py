@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
-from src.training.run_log import JSONL_NAME, read_log
+from ..training.run_log import JSONL_NAME, read_log
 
 WIDTH, HEIGHT = 900, 320  # of a panel, pixels
 LEFT, RIGHT, TOP, BOTTOM = 80, 20, 40, 36

@@ -8,11 +8,11 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
-from src.data.images import read_image
-from src.data.records import DetectionData, ImageError, ImageRecord
-from src.drawing.detections import draw_detections
-from src.drawing.html_parts import bars, curves, heat_map, number, page, picture, section, table
-from src.evaluation.error_analysis import KINDS, ErrorSummary, ImageErrors
+from ..data.images import read_image
+from ..data.records import DetectionData, ImageError, ImageRecord
+from ..evaluation.error_analysis import KINDS, ErrorSummary, ImageErrors
+from .detections import draw_detections
+from .html_parts import bars, curves, heat_map, number, page, picture, section, table
 
 PICTURES = 6  # of the best images, and of the worst
 PICTURE_PX = 400  # longer side that small images are enlarged to, so that names can be read

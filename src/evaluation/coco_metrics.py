@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from src.data.annotations.coco import ground_truth
-from src.data.records import DataError, DetectionData
+from ..data.annotations.coco import ground_truth
+from ..data.records import DataError, DetectionData
 
 SCORERS = ("pycocotools", "faster-coco-eval")
 COCO_NUMBERS = (

@@ -12,8 +12,8 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from src.box_utils import iou_matrix
-from src.data.records import COCO_SIZES, DetectionData, ImageRecord
+from ..box_utils import iou_matrix
+from ..data.records import COCO_SIZES, DetectionData, ImageRecord
 
 MATCH_IOU = 0.5  # a detection is of an object from here on
 TOUCH_IOU = 0.1  # below, it lies on the background

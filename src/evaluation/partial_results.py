@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Set
 
-from src.data.records import DetectionData
+from ..data.records import DetectionData
 
 VERSION = 1  # raise when the same settings would give other results
 

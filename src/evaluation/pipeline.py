@@ -13,12 +13,12 @@ from typing import Any, Callable, Deque, Iterable, Iterator, List, Mapping, Opti
 
 import numpy as np
 
-from src.data.records import DetectionData, ImageRecord
-from src.data.sample_stream import Reader, limit_threads
-from src.evaluation.coco_metrics import coco_results
-from src.inference.detector import STAGES, Detector, Outputs
-from src.inference.views import View, view_input
-from src.runtime.stopwatch import Stopwatch
+from ..data.records import DetectionData, ImageRecord
+from ..data.sample_stream import Reader, limit_threads
+from ..inference.detector import STAGES, Detector, Outputs
+from ..inference.views import View, view_input
+from ..runtime.stopwatch import Stopwatch
+from .coco_metrics import coco_results
 
 READY_VIEWS = 32  # an image of more (tiles) is prepared as the network goes, to save memory
 AHEAD = 2  # batches prepared, and batches waiting for NMS, at most

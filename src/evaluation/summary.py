@@ -6,10 +6,10 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
-from src.data.records import DetectionData
-from src.evaluation.coco_metrics import CocoScore
-from src.evaluation.error_analysis import ErrorSummary, as_lines, fates_by_size
-from src.evaluation.voc_metrics import voc_mean_ap
+from ..data.records import DetectionData
+from .coco_metrics import CocoScore
+from .error_analysis import ErrorSummary, as_lines, fates_by_size
+from .voc_metrics import voc_mean_ap
 
 RECALLS = np.linspace(0, 1, 101)  # of the curves
 CURVES = {"0.50": 0, "0.75": 5}  # IoU and its row among the thresholds

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
 
 import numpy as np
 
-from src.data.records import DetectionData
+from ..data.records import DetectionData
 
 
 def voc_average_precision(recall: np.ndarray, precision: np.ndarray, metric: str = "area") -> float:

@@ -13,8 +13,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.config import Config, ConfigError, from_json, get_config, override, to_json
-from src.runtime.files import sync_folder, write_atomically
+from ..config import Config, ConfigError, from_json, get_config, override, to_json
+from ..runtime.files import sync_folder, write_atomically
 
 CONFIG_NAME = "config.json"
 LABELS_NAME = "labels.json"

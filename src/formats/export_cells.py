@@ -11,12 +11,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.box_utils import VARIANCES
-from src.config import Config
-from src.model import M2Det
-from src.model.backbones import Stem
-from src.model.mlfpn import MLFPN, FFMv1
-from src.priors import make_priors, map_sizes
+from ..box_utils import VARIANCES
+from ..config import Config
+from ..model import M2Det
+from ..model.backbones import Stem
+from ..model.mlfpn import MLFPN, FFMv1
+from ..priors import make_priors, map_sizes
 
 
 class FixedResize(nn.Cell):

@@ -12,10 +12,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src import nms
-from src.box_utils import decode
-from src.data.transforms import to_input
-from src.formats.exported_network import ExportedError, open_exported
+from .. import nms
+from ..box_utils import decode
+from ..data.transforms import to_input
+from .exported_network import ExportedError, open_exported
 
 # Boxes in [0, 1] are compared in units of 2^-23, so that the pixel NMS adds to sizes is nothing.
 _UNIT = np.float32(1 << 23)

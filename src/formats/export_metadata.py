@@ -10,9 +10,9 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 import mindspore as ms
 from mindspore import nn
 
-from src.config import Config, to_json
-from src.formats.checkpoint import Labels
-from src.formats.exported_network import EXPORT_VERSION
+from ..config import Config, to_json
+from .checkpoint import Labels
+from .exported_network import EXPORT_VERSION
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.config import Config
-from src.formats.checkpoint import Labels
-from src.formats.export_cells import build_export_form
-from src.formats.export_check import (
+from ..config import Config
+from ..priors import make_priors
+from ..runtime.files import file_sha256, one_line, write_atomically
+from .checkpoint import Labels
+from .export_cells import build_export_form
+from .export_check import (
     Difference,
     as_inputs,
     check_detections,
@@ -24,11 +26,9 @@ from src.formats.export_check import (
     network_outputs,
     noise,
 )
-from src.formats.export_metadata import Request, describe, weights_sha256
-from src.formats.exported_network import METADATA_KEY
-from src.formats.onnx_graph import append_nms, finish
-from src.priors import make_priors
-from src.runtime.files import file_sha256, one_line, write_atomically
+from .export_metadata import Request, describe, weights_sha256
+from .exported_network import METADATA_KEY
+from .onnx_graph import append_nms, finish
 
 # Largest difference let through, as a share of the network's largest output.
 TOLERANCE = {"MINDIR": 1e-5, "ONNX": 1e-4}

@@ -14,9 +14,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.config import Config, ConfigError, from_json
-from src.formats.checkpoint import Labels
-from src.runtime.files import file_sha256, one_line
+from ..config import Config, ConfigError, from_json
+from ..runtime.files import file_sha256, one_line
+from .checkpoint import Labels
 
 METADATA_KEY = "m2det"  # of MINDIR's user_info and ONNX's metadata_props
 EXPORT_VERSION = 1

@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
-from src.formats.exported_network import METADATA_KEY
-from src.runtime.files import one_line
+from ..runtime.files import one_line
+from .exported_network import METADATA_KEY
 
 ANY_BATCH = "batch"
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from src.config import PRESETS, Config, ModelConfig, get_config, override
-from src.formats.pytorch_keys import ConversionError, Layout
-from src.priors import map_sizes
+from ..config import PRESETS, Config, ModelConfig, get_config, override
+from ..priors import map_sizes
+from .pytorch_keys import ConversionError, Layout
 
 KNOWN_SIZES = (320, 512, 704, 800)
 _DEFAULT = "m2det512_vgg16"

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from src.formats.pytorch_keys import ConversionError, reason_unused, strip_module
+from .pytorch_keys import ConversionError, reason_unused, strip_module
 
 Arrays = Mapping[str, np.ndarray]
 KeysOf = Callable[[str], Sequence[str]]

@@ -12,15 +12,15 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
-from src.config import Config
-from src.formats.checkpoint import Labels, load_labels, load_weights, resolve_config
-from src.inference.merging import merge_views
-from src.inference.postprocess import Candidates, Detections, PostProcessor, candidates
-from src.inference.views import View, ViewPlan, place, view_input
-from src.model import M2Det, build_model
-from src.priors import build_priors, make_priors
-from src.runtime.graph_cache.cached_cell import Cached
-from src.runtime.stopwatch import Stopwatch
+from ..config import Config
+from ..formats.checkpoint import Labels, load_labels, load_weights, resolve_config
+from ..model import M2Det, build_model
+from ..priors import build_priors, make_priors
+from ..runtime.graph_cache.cached_cell import Cached
+from ..runtime.stopwatch import Stopwatch
+from .merging import merge_views
+from .postprocess import Candidates, Detections, PostProcessor, candidates
+from .views import View, ViewPlan, place, view_input
 
 __all__ = ["Detections", "Detector", "PostProcessor", "build_postprocessor", "candidates"]
 

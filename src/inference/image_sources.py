@@ -14,8 +14,8 @@ from typing import Iterable, Iterator, List, Optional
 import cv2
 import numpy as np
 
-from src.data.images import SUFFIXES, read_image
-from src.data.records import ImageError
+from ..data.images import SUFFIXES, read_image
+from ..data.records import ImageError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 STDIN = "-"

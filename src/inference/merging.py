@@ -10,9 +10,9 @@ from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 
-from src.inference.postprocess import Candidates, Detections, PostProcessor
-from src.inference.tiling import cut_edges, drop_seen_whole, join_parts
-from src.inference.views import View, accepts
+from .postprocess import Candidates, Detections, PostProcessor
+from .tiling import cut_edges, drop_seen_whole, join_parts
+from .views import View, accepts
 
 FUSE_IOU = 0.55  # of boxes of one object, as in the paper on weighted boxes fusion
 SEAM_PX = 3  # pixels of the network's input; a box that ends this near to a seam has been cut

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
-from src.config import Config, ConfigError, override
-from src.formats.checkpoint import Labels, load_labels, resolve_config
-from src.formats.exported_network import Exported, ExportedError, load_exported
-from src.inference.detector import Detector
+from ..config import Config, ConfigError, override
+from ..formats.checkpoint import Labels, load_labels, resolve_config
+from ..formats.exported_network import Exported, ExportedError, load_exported
+from .detector import Detector
 
 EXPORTED = (".mindir", ".onnx")
 

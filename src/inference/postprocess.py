@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from src import box_utils, nms
+from .. import box_utils, nms
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ from typing import List, Sequence, Tuple
 import cv2
 import numpy as np
 
-from src.data.transforms import to_input
-from src.inference.postprocess import Candidates
-from src.inference.tiling import Window, tile_windows
+from ..data.transforms import to_input
+from .postprocess import Candidates
+from .tiling import Window, tile_windows
 
 LARGEST = 0.7  # side, as a share of the trained input, above which enlarging does harm
 

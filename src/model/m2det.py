@@ -12,12 +12,12 @@ from typing import Sequence, Tuple
 
 from mindspore import Tensor, nn
 
-from src.config import Config, ModelConfig
-from src.model.backbones import build_backbone
-from src.model.head import MultiBoxHead
-from src.model.mlfpn import MLFPN
-from src.model.ssd import DeconvNeck, SSDNeck
-from src.priors import map_sizes, prior_shapes_per_cell
+from ..config import Config, ModelConfig
+from ..priors import map_sizes, prior_shapes_per_cell
+from .backbones import build_backbone
+from .head import MultiBoxHead
+from .mlfpn import MLFPN
+from .ssd import DeconvNeck, SSDNeck
 
 
 class M2Det(nn.Cell):

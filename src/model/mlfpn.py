@@ -10,7 +10,7 @@ from typing import List, Sequence, Tuple
 
 from mindspore import Tensor, nn, ops
 
-from src.model.layers import MLFPN_MOMENTUM, NORM_MOMENTUM, ConvBNReLU, Resize, _pointwise
+from .layers import MLFPN_MOMENTUM, NORM_MOMENTUM, ConvBNReLU, Resize, _pointwise
 
 
 class FFMv1(nn.Cell):

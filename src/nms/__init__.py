@@ -21,11 +21,11 @@ _INTERFACE = 1  # number of the compiled functions' form; the same constant stan
 
 def _choose_backend() -> Tuple[str, ModuleType]:
     try:
-        compiled = importlib.import_module("src.nms.cpu_nms")
+        compiled = importlib.import_module(".cpu_nms", __name__)
         if compiled.INTERFACE != _INTERFACE:
             raise ImportError("it was built from another version of its source")
     except ModuleNotFoundError as error:
-        if error.name == "src.nms.cpu_nms":
+        if error.name == f"{__name__}.cpu_nms":
             return "numpy", numpy_nms
         reason: Exception = error
     except Exception as error:  # a foreign or damaged library fails in many ways; none may stop us

@@ -7,8 +7,8 @@ import mindspore as ms
 import numpy as np
 from mindspore.communication import get_group_size, get_rank, init
 
-from src.runtime.cpu_settings import thread_count
-from src.runtime.graph_cache.cached_cell import open_cache
+from .cpu_settings import thread_count
+from .graph_cache.cached_cell import open_cache
 
 
 def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> Tuple[int, int]:

@@ -7,25 +7,25 @@ from typing import Any, Callable, Dict, Generator, List, Optional, Tuple, Union
 import numpy as np
 from mindspore import nn
 
-from src.config import Config, override
-from src.data.dataset import batches, build_train_dataset
-from src.data.records import DetectionData
-from src.evaluation.coco_metrics import category_ids_for
-from src.formats.checkpoint import Labels
-from src.inference.detector import Detector, cell_network
-from src.loss import ModelWithLoss, MultiBoxLoss
-from src.priors import make_priors
-from src.runtime.graph_cache.cached_cell import Cached
-from src.training.lr_scheduler import learning_rates, total_steps
-from src.training.network_setup import (
+from ..config import Config, override
+from ..data.dataset import batches, build_train_dataset
+from ..data.records import DetectionData
+from ..evaluation.coco_metrics import category_ids_for
+from ..formats.checkpoint import Labels
+from ..inference.detector import Detector, cell_network
+from ..loss import ModelWithLoss, MultiBoxLoss
+from ..priors import make_priors
+from ..runtime.graph_cache.cached_cell import Cached
+from .lr_scheduler import learning_rates, total_steps
+from .network_setup import (
     freeze,
     running_statistics,
     synchronise_batch_norm,
     use_float16,
 )
-from src.training.optimizers import FIRST, DynamicLossScale, Optimizer, build_optimizer
-from src.training.train_step import AccumulatedStep, TrainOneStepCell, Update
-from src.training.validation import SplitScorer
+from .optimizers import FIRST, DynamicLossScale, Optimizer, build_optimizer
+from .train_step import AccumulatedStep, TrainOneStepCell, Update
+from .validation import SplitScorer
 
 LOG = logging.getLogger("m2det.train")
 KNOWN_BATCH = 32  # largest total batch with which results without rescaling are known

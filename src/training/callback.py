@@ -9,7 +9,7 @@ from typing import Callable, List, Mapping, Optional, Tuple
 
 import mindspore as ms
 
-from src.formats.checkpoint import STATE_PREFIX, remove_partial_files, save_checkpoint
+from ..formats.checkpoint import STATE_PREFIX, remove_partial_files, save_checkpoint
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Dict, Iterator, Sequence
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.training.callback import Callback, StepReport
+from .callback import Callback, StepReport
 
 PREFIX = "ema"
 _average = ops.MultitypeFuncGraph("average")

@@ -13,21 +13,21 @@ from typing import Any, List, Optional, Sequence
 import numpy as np
 from mindspore import nn
 
-from src.config import Config
-from src.data.coco_utils import load_data
-from src.data.records import DetectionData
-from src.formats.checkpoint import Labels, load_weights, save_config
-from src.model import build_model
-from src.runtime.collectives import from_first_rank, share_weights
-from src.runtime.device import set_seed
-from src.runtime.stop_signal import StopSignal
-from src.training import builders as setup
-from src.training.callback import Callback, CheckpointSaver, list_checkpoints
-from src.training.ema import Ema, EmaUpdate
-from src.training.resume import DrawnSeed, Resumable, load_fitting
-from src.training.run_log import Bar, LogLines, Progress, RunLog, save_run
-from src.training.trainer import BadSteps, Run, TrainingError, train
-from src.training.validation import Evaluation
+from ..config import Config
+from ..data.coco_utils import load_data
+from ..data.records import DetectionData
+from ..formats.checkpoint import Labels, load_weights, save_config
+from ..model import build_model
+from ..runtime.collectives import from_first_rank, share_weights
+from ..runtime.device import set_seed
+from ..runtime.stop_signal import StopSignal
+from . import builders as setup
+from .callback import Callback, CheckpointSaver, list_checkpoints
+from .ema import Ema, EmaUpdate
+from .resume import DrawnSeed, Resumable, load_fitting
+from .run_log import Bar, LogLines, Progress, RunLog, save_run
+from .trainer import BadSteps, Run, TrainingError, train
+from .validation import Evaluation
 
 LOG = logging.getLogger("m2det.train")
 

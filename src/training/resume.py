@@ -11,10 +11,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, nn
 
-from src.formats.checkpoint import STATE_PREFIX, CheckpointError, load_weights, read_checkpoint
-from src.training.callback import list_checkpoints
-from src.training.ema import Ema
-from src.training.optimizers import Optimizer
+from ..formats.checkpoint import STATE_PREFIX, CheckpointError, load_weights, read_checkpoint
+from .callback import list_checkpoints
+from .ema import Ema
+from .optimizers import Optimizer
 
 LOG = logging.getLogger("m2det.train")
 FACTS = "run"  # name of the facts in a checkpoint

@@ -20,8 +20,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import psutil
 
-from src.runtime.files import write_atomically
-from src.training.callback import Callback, StepReport
+from ..runtime.files import write_atomically
+from .callback import Callback, StepReport
 
 LOG = logging.getLogger(__name__)
 CSV_NAME = "log.csv"

@@ -11,8 +11,8 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.communication import get_group_size
 
-from src.runtime.collectives import MeanOverRanks
-from src.training.optimizers import Optimizer
+from ..runtime.collectives import MeanOverRanks
+from .optimizers import Optimizer
 
 _squared_sum = ops.MultitypeFuncGraph("squared_sum")
 

@@ -13,9 +13,9 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 import mindspore as ms
 import numpy as np
 
-from src.runtime.stop_signal import Stopped
-from src.training.callback import Callback, StepReport
-from src.training.optimizers import DynamicLossScale
+from ..runtime.stop_signal import Stopped
+from .callback import Callback, StepReport
+from .optimizers import DynamicLossScale
 
 
 class TrainingError(ValueError):

@@ -6,13 +6,13 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import numpy as np
 
-from src.data.records import DetectionData
-from src.evaluation.coco_metrics import score_coco
-from src.evaluation.pipeline import detect_split
-from src.inference.detector import Detector
-from src.runtime.collectives import gather
-from src.training.callback import Callback, CheckpointSaver, StepReport
-from src.training.ema import Ema
+from ..data.records import DetectionData
+from ..evaluation.coco_metrics import score_coco
+from ..evaluation.pipeline import detect_split
+from ..inference.detector import Detector
+from ..runtime.collectives import gather
+from .callback import Callback, CheckpointSaver, StepReport
+from .ema import Ema
 
 LOG = logging.getLogger("m2det.train")
 Score = Callable[[], Optional[Dict[str, float]]]

@@ -21,17 +21,8 @@ from typing import (
     Tuple,
 )
 
-from src.data.annotations.layout import (
-    Tree,
-    coco_files,
-    held_out,
-    image_folders,
-    mindrecord_place,
-    report_missing,
-    unsafe_name,
-)
-from src.data.images import image_header
-from src.data.records import (
+from ..images import image_header
+from ..records import (
     DataError,
     DetectionData,
     Findings,
@@ -39,6 +30,15 @@ from src.data.records import (
     ImageRecord,
     PackedRecords,
     make_record,
+)
+from .layout import (
+    Tree,
+    coco_files,
+    held_out,
+    image_folders,
+    mindrecord_place,
+    report_missing,
+    unsafe_name,
 )
 
 

@@ -6,8 +6,8 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
 
-from src.data.mindrecord import MINDRECORD_ROWS, mindrecord_file
-from src.data.records import DataError, Findings
+from ..mindrecord import MINDRECORD_ROWS, mindrecord_file
+from ..records import DataError, Findings
 
 MAX_DEPTH = 4
 # Where the images of a split are, when not in a folder of its own name.

@@ -11,17 +11,8 @@ from dataclasses import dataclass
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
-from src.data.annotations.layout import (
-    WHOLE,
-    Tree,
-    choose_split,
-    held_out,
-    image_folders,
-    report_missing,
-    unsafe_name,
-)
-from src.data.images import SUFFIXES, image_header
-from src.data.records import (
+from ..images import SUFFIXES, image_header
+from ..records import (
     DataError,
     DetectionData,
     Findings,
@@ -29,6 +20,15 @@ from src.data.records import (
     ImageRecord,
     PackedRecords,
     make_record,
+)
+from .layout import (
+    WHOLE,
+    Tree,
+    choose_split,
+    held_out,
+    image_folders,
+    report_missing,
+    unsafe_name,
 )
 
 MAX_XML_BYTES = 16 * 1024 * 1024

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import List, Mapping, Optional, Sequence
 
-from src.runtime.gpu.findings import (
+from .findings import (
     INSTALL,
     Driver,
     Finding,
@@ -25,7 +25,7 @@ from src.runtime.gpu.findings import (
     library_findings,
     parse_ldd,
 )
-from src.runtime.gpu.libraries import (
+from .libraries import (
     GpuLibraryError,
     Installation,
     choose_plugin,

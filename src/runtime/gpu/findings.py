@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-from src.runtime.gpu.libraries import Installation
+from .libraries import Installation
 
 DRIVER = "libcuda.so.1"
 INSTALL = "pip install -r requirements-gpu.txt, then: source scripts/gpu_env.sh"

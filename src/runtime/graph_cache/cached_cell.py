@@ -27,8 +27,8 @@ from typing import Any, Dict, Iterator, Optional, Sequence, Set, Tuple
 import mindspore as ms
 from mindspore import nn
 
-from src.runtime.graph_cache.graph_digest import Unknown, graph_digest
-from src.runtime.graph_cache.store import (
+from .graph_digest import Unknown, graph_digest
+from .store import (
     CacheError,
     Store,
     cache_folder,
