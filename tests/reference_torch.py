@@ -2,8 +2,9 @@
 """M2Det in PyTorch, for tests only: the official state-dict names and the official arithmetic.
 
 Anyone can repeat the forward, loss and training comparisons with it in one process. It is checked
-itself against values computed with the official code (`tests/test_reference.py`). Letters: B batch,
-P priors, C classes with background 0, G ground truths.
+itself against values computed with the official code (`tests/model/test_reference.py`).
+
+Letters: B batch, P priors, C classes with background 0, G ground truths.
 """
 
 import math

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BEGIN = """
 import os, signal, threading, time
 from src.runtime.stop_signal import Stopped, StopSignal

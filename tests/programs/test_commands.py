@@ -20,7 +20,7 @@ from src.training.callback import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("device")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # 20 images in batches of 4 for 8 epochs: 40 steps, past the number of launches (33) after which
 # MindSpore's CPU kernels settle on a thread count.
 SMALL = [

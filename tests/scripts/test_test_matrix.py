@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = """#!/usr/bin/env bash
 [[ $2 == *"!= '{version}'"* ]]  # test_matrix.sh asks whether it is that one
 """

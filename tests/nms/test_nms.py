@@ -18,7 +18,7 @@ import pytest
 from src import nms
 from src.nms import build, numpy_nms
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "nms_a.npz"
 # 10 x 10, 10 x 5 and 5 x 5 pixels with the +1: IoU 0.5 (first two), 0.25 (first, third), 0.5
 NESTED = np.array(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 STAND_IN = """#!/usr/bin/env bash
 if [[ $1 == -c ]]; then echo 6; exit; fi # usable cores
@@ -257,8 +257,11 @@ def test_requirements_are_used():
         "pytest-xdist": "xdist",
         "faster-coco-eval": "faster_coco_eval",
     }
-    folders = (ROOT, ROOT / "src", ROOT / "src" / "nms", ROOT / "tests")
-    source = "\n".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
+    files = [
+        *ROOT.glob("*.py"),
+        *(p for name in ("src", "tests") for p in (ROOT / name).rglob("*.py")),
+    ]
+    source = "\n".join(path.read_text() for path in files)
     tools = (SCRIPTS / "run_tests.sh").read_text()
     for name in ("requirements.txt", "requirements-dev.txt"):
         for line in (ROOT / name).read_text().splitlines():

@@ -11,7 +11,7 @@ import pytest
 from src.runtime import cpu_settings
 from src.runtime.cpu_settings import avoid_reference_convolution, cpu_flags, is_faulty, usable_cores
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CPUINFO = """processor\t: 0
 vendor_id\t: GenuineIntel
 flags\t\t: fpu sse4_2 avx2{more}

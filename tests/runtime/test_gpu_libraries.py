@@ -19,7 +19,7 @@ from src.runtime.gpu.libraries import (
     make_cuda_home,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"cuda_runtime": "libcudart.so.11.0", "cublas": "libcublas.so.11"}
 
 

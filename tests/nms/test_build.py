@@ -10,7 +10,7 @@ import pytest
 
 from src.nms import build
 
-MAKE = Path(__file__).parents[1] / "scripts" / "make.sh"
+MAKE = Path(__file__).parents[2] / "scripts" / "make.sh"
 
 
 def test_make_without_a_compiler_is_one_line():
@@ -58,7 +58,7 @@ def test_missing_cython_is_named():
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=MAKE.parents[1],
+        cwd=MAKE.parents[2],
         capture_output=True,
         text=True,
         check=False,

@@ -20,8 +20,7 @@ from src.model import build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 
-# Overrides, and the number of photographs compared; tests/test_deploy.py has all 80 for a small
-# network.
+# Overrides, and the number of photographs compared; test_deploy.py has all 80 for a small network.
 NETWORKS = {
     "m2det320_vgg16": ([], 8),
     "m2det320_resnet50": ([], 8),

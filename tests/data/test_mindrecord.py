@@ -19,7 +19,7 @@ from src.data.sample_stream import SampleStream
 from src.evaluation.coco_metrics import evaluate_coco
 from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PRIORS = np.array([[0.5, 0.5, 0.4, 0.4], [0.2, 0.2, 0.3, 0.3]], np.float32)
 OPTIONS = {"input_size": 32, "mean_bgr": (104, 117, 123), "batch_size": 2, "total_steps": 9}
 

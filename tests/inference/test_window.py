@@ -11,7 +11,7 @@ import pytest
 
 from src.inference.window import Screen
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHOWS = """
 import numpy as np
 from src.inference.window import Screen

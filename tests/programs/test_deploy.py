@@ -25,7 +25,7 @@ from src.priors import make_priors
 
 pytestmark = pytest.mark.usefixtures("device")
 
-DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PROGRAMS = {
     "mindir boxes image folded": "infer_mindir.py",
     "onnx boxes": "infer_onnx.py",

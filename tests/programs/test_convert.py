@@ -25,7 +25,7 @@ from src.formats.checkpoint import (
 from src.formats.pytorch_keys import ConversionError
 from src.model import build_model
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 TINY = {

@@ -13,7 +13,7 @@ from engine_runs import PREFIX, assert_same, finish, start
 
 from src.runtime.graph_cache.cached_cell import process_facts
 
-SCRIPT = Path(__file__).with_name("scaling_run.py")
+SCRIPT = Path(__file__).parents[1] / "scaling_run.py"
 ENDING = ".graph"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from src.runtime import launch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # The ranks of these tests need no MindSpore of their own. Every role runs the script.
 RANK = """
 import os, sys, time

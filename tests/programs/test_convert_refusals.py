@@ -14,7 +14,7 @@ from reference_backbones import ResNet
 import convert
 from src.formats.pytorch_keys import ConversionError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = ("--set", "model.input_size=128")
 
 

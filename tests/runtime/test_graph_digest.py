@@ -17,7 +17,7 @@ from src.runtime.graph_cache.graph_digest import Unknown, graph_digest
 from src.training.builders import build_optimizer_for, build_schedule, build_step, prepare_network
 
 pytestmark = pytest.mark.usefixtures("device")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     *("model.input_size=64", "model.num_levels=1", "model.num_scales=3", "model.planes=32"),
     *("train.total_epochs=3", "optimizer.type=SGD", "optimizer.weight_decay=5e-5"),

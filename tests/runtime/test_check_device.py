@@ -19,7 +19,7 @@ from src.runtime.gpu.libraries import (
     make_cuda_home,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # What the plugin wants of libcuda.so.1 before it can be loaded.
 DRIVER_CALLS = (
     "cuDeviceGetAttribute",

@@ -16,7 +16,7 @@ from exporting import random_network, save_run
 
 from tests.datasets import coco_content, write_coco
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EVAL = ROOT / "eval.py"
 COUNT = 150
 

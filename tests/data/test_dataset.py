@@ -220,7 +220,7 @@ print(" ".join(str(child.pid) for child in psutil.Process().children(recursive=T
 """
     run = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
         timeout=60,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = {"Dockerfile": "requirements.txt", "Dockerfile.gpu": "requirements-gpu.txt"}
 
 

@@ -12,7 +12,7 @@ from src.data.records import ImageError
 from src.inference.image_sources import Source, file_source, find_sources, listed_sources
 from tests.datasets import write_image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_files_folders_patterns_and_cameras(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from src.data import synthetic_shapes as shapes
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
