@@ -10,6 +10,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from .runtime.collectives import MeanOverRanks
+from .runtime.gpu.workarounds import sortable
 
 
 class MultiBoxLoss(nn.Cell):
@@ -73,11 +74,14 @@ class MultiBoxLoss(nn.Cell):
         return ops.log(ops.exp(shifted).sum(-1)) - own
 
     def _mine(self, cross_entropy: Tensor, positive: Tensor) -> Tensor:
-        """(B, P) bool: the negatives with the largest loss, a fixed ratio to the positives."""
+        """(B, P) bool: the negatives with the largest loss, a fixed ratio to the positives.
+
+        A loss that is not finite counts as the largest, so that the sum shows it.
+        """
         difficulty = ops.stop_gradient(
             ops.select(positive, ops.zeros_like(cross_entropy), cross_entropy)
         )
-        _, order = ops.sort(difficulty, -1, True)
+        _, order = ops.sort(sortable(difficulty), -1, True)
         _, rank = ops.sort(order.astype(ms.float32), -1)
         positives = positive.astype(ms.int32).sum(-1, keepdims=True)
         wanted = ops.minimum(self.neg_pos_ratio * positives, positive.shape[1] - 1)

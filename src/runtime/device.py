@@ -8,6 +8,7 @@ import numpy as np
 from mindspore.communication import get_group_size, get_rank, init
 
 from .cpu_settings import thread_count
+from .gpu.workarounds import set_gpu_context
 from .graph_cache.cached_cell import open_cache
 
 
@@ -20,6 +21,8 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
     ms.set_context(mode=ms.GRAPH_MODE)
     if target == "CPU":
         ms.set_context(runtime_num_threads=thread_count())
+    if target == "GPU":
+        set_gpu_context()
     try:
         # Under msrun each rank takes its own device.
         ms.set_device(target) if distribute else ms.set_device(target, device_id)

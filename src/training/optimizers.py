@@ -4,7 +4,7 @@
 MindSpore's own optimisers take gradients only: given zeros in place of NaN they still follow their
 momentum and decay the weights. Here the same fused operators run in such a step with rate 0 and
 decay factors of 1, so that weights and moments keep every bit, without a branch in the graph.
-`MulNoNan` by 0 turns the gradients into zeros: selecting zeros instead costs five more copies of
+`zero_unless` turns the gradients into zeros: selecting zeros instead costs five more copies of
 all gradients (2.6 GB for VGG-16).
 """
 
@@ -13,6 +13,8 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from ..runtime.gpu.workarounds import zero_unless
 
 ADAM_EPSILON = 1e-8
 
@@ -52,14 +54,13 @@ class Optimizer(nn.Cell):
 _apply_sgd = ops.MultitypeFuncGraph("apply_sgd")
 
 
-@_apply_sgd.register(
-    "Function", "Tensor", "Tensor", "Tensor", "Tensor", "Number", "Tensor", "Tensor", "Tensor"
-)
-def _apply_sgd_to_one(apply, rate, keep, factor, gain, decay, grad, parameter, moment):
-    grad = ops.MulNoNan()(grad, factor)
+@_apply_sgd.register("Function", "Tuple", "Number", "Tensor", "Tensor", "Tensor")
+def _apply_sgd_to_one(apply, scalars, decay, grad, parameter, moment):
+    rate, momentum, grad_scale, decay_scale, switch = scalars
+    grad = zero_unless(switch, grad * grad_scale)
     if decay > 0:
-        grad = grad + (decay * gain) * parameter
-    return apply(parameter, moment, rate, grad, keep)
+        grad = grad + (decay * decay_scale) * parameter
+    return apply(parameter, moment, rate, grad, momentum)
 
 
 class SGD(Optimizer):
@@ -82,22 +83,22 @@ class SGD(Optimizer):
         dampening: float = 0.0,
     ) -> None:
         super().__init__(parameters, decays, learning_rates)
-        self.momentum, self.share = momentum, 1.0 - dampening
+        self.momentum, self.dampening = momentum, dampening
         self.moments = self.parameters.clone(prefix="moments", init="zeros")
         self.apply_momentum = ops.ApplyMomentum()
 
     def moment_tables(self) -> List[ParameterTuple]:
         return [self.moments]
 
-    def construct(self, grads: Tuple[Tensor, ...], factor: Tensor, finite: Tensor) -> Tensor:
-        """One step with `grads` times the scalar `factor`; nothing changes unless `finite`."""
-        step = self.global_step[0]
+    def construct(self, grads: Tuple[Tensor, ...], grad_scale: Tensor, finite: Tensor) -> Tensor:
+        """One step with `grads` times the scalar `grad_scale`; nothing changes unless `finite`."""
+        step, switch = self.global_step[0], finite.astype(ms.float32)
         rate = ops.select(finite, self.learning_rates[step], _number(0.0))
-        keep = ops.select(finite, _number(self.momentum), _number(1.0))
-        gain = ops.select(step == 0, _number(1.0), _number(self.share))
-        gain = ops.select(finite, gain, _number(0.0))
-        factor = ops.MulNoNan()(factor, gain)
-        one = ops.partial(_apply_sgd, self.apply_momentum, rate, keep, factor, gain)
+        momentum = ops.select(finite, _number(self.momentum), _number(1.0))
+        damped = ops.select(step == 0, _number(1.0), _number(1.0 - self.dampening))
+        grad_scale, decay_scale = grad_scale * damped, damped * switch
+        scalars = (rate, momentum, grad_scale, decay_scale, switch)
+        one = ops.partial(_apply_sgd, self.apply_momentum, scalars)
         done = self.map(one, self.decays, grads, self.parameters, self.moments)
         return ops.depend(ops.assign_add(self.global_step, Tensor([1], ms.int32)), done)
 
@@ -105,15 +106,11 @@ class SGD(Optimizer):
 _apply_adam = ops.MultitypeFuncGraph("apply_adam")
 
 
-@_apply_adam.register(
-    *("Function", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor"),
-    *("Number", "Tensor", "Tensor", "Tensor", "Tensor"),
-)
-def _apply_adam_to_one(
-    apply, rate, beta1, beta2, epsilon, share, factor, decay, grad, parameter, first, second
-):
-    grad = ops.MulNoNan()(grad, factor)
-    return apply(parameter, first, second, rate, beta1, beta2, epsilon, decay * share, grad)
+@_apply_adam.register("Function", "Tuple", "Number", "Tensor", "Tensor", "Tensor", "Tensor")
+def _apply_adam_to_one(apply, scalars, decay, grad, parameter, m, v):
+    rate, beta1, beta2, epsilon, grad_scale, decay_scale, switch = scalars
+    grad = zero_unless(switch, grad * grad_scale)
+    return apply(parameter, m, v, rate, beta1, beta2, epsilon, decay * decay_scale, grad)
 
 
 class AdamW(Optimizer):
@@ -144,18 +141,18 @@ class AdamW(Optimizer):
     def moment_tables(self) -> List[ParameterTuple]:
         return [self.first, self.second]
 
-    def construct(self, grads: Tuple[Tensor, ...], factor: Tensor, finite: Tensor) -> Tensor:
-        """One step with `grads` times the scalar `factor`; nothing changes unless `finite`."""
-        step = self.global_step[0]
+    def construct(self, grads: Tuple[Tensor, ...], grad_scale: Tensor, finite: Tensor) -> Tensor:
+        """One step with `grads` times the scalar `grad_scale`; nothing changes unless `finite`."""
+        step, switch = self.global_step[0], finite.astype(ms.float32)
         taken = (step + 1).astype(ms.float32)
-        spread = ops.sqrt(1.0 - ops.pow(_number(self.beta2), taken))
-        share = (1.0 - ops.pow(_number(self.beta1), taken)) / spread
-        rate = ops.select(finite, self.learning_rates[step] / share, _number(0.0))
+        correction = ops.sqrt(1.0 - ops.pow(_number(self.beta2), taken))
+        decay_scale = (1.0 - ops.pow(_number(self.beta1), taken)) / correction
+        rate = ops.select(finite, self.learning_rates[step] / decay_scale, _number(0.0))
         beta1 = ops.select(finite, _number(self.beta1), _number(1.0))
         beta2 = ops.select(finite, _number(self.beta2), _number(1.0))
-        epsilon = ADAM_EPSILON * spread
-        factor = ops.select(finite, factor, _number(0.0))
-        one = ops.partial(_apply_adam, self.apply_adam, rate, beta1, beta2, epsilon, share, factor)
+        epsilon = ADAM_EPSILON * correction
+        scalars = (rate, beta1, beta2, epsilon, grad_scale, decay_scale, switch)
+        one = ops.partial(_apply_adam, self.apply_adam, scalars)
         done = self.map(one, self.decays, grads, self.parameters, self.first, self.second)
         return ops.depend(ops.assign_add(self.global_step, Tensor([1], ms.int32)), done)
 

@@ -12,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.communication import get_group_size
 
 from ..runtime.collectives import MeanOverRanks
+from ..runtime.gpu.workarounds import UnusedSum
 from .optimizers import Optimizer
 
 _squared_sum = ops.MultitypeFuncGraph("squared_sum")
@@ -119,6 +120,7 @@ class TrainOneStepCell(nn.Cell):
         self.update = update
         self.loss_scale = Parameter(Tensor(loss_scale, ms.float32), "scale", requires_grad=False)
         self.mean_over_ranks = MeanOverRanks(world_size)
+        self.unused_sum = UnusedSum(world_size)
         self.value_and_grad = ops.value_and_grad(
             self._scaled, None, update.optimizer.parameters, has_aux=True
         )
@@ -130,9 +132,10 @@ class TrainOneStepCell(nn.Cell):
     def construct(
         self, images: Tensor, loc_targets: Tensor, label_targets: Tensor, stop: Tensor
     ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(loc_loss, conf_loss, norm, positives, stop): five scalars, means over the ranks.
+        """(loc_loss, conf_loss, norm, positives, stop): five scalars.
 
-        `norm` is the global gradient norm before clipping, `positives` their number in the batch.
+        Means over the ranks but for `stop`, which is their sum; `norm` is the global gradient norm
+        before clipping, `positives` their number in the batch.
 
         Args:
             images: (B, 3, S, S) float32.
@@ -144,9 +147,9 @@ class TrainOneStepCell(nn.Cell):
         images = ops.depend(images, kept)
         (_, loc_loss, conf_loss), grads = self.value_and_grad(images, loc_targets, label_targets)
         positives = (label_targets > 0).astype(ms.float32).sum()
-        means = self.mean_over_ranks(ops.stack((loc_loss, conf_loss, positives, stop)))
+        means = self.mean_over_ranks(ops.stack((loc_loss, conf_loss, positives)))
         norm = self.update(grads, self.loss_scale, means[0] + means[1])
-        return means[0], means[1], norm, means[2], means[3]
+        return means[0], means[1], norm, means[2], self.unused_sum(stop)
 
 
 _add = ops.MultitypeFuncGraph("add")
@@ -183,15 +186,15 @@ class _AddGradients(nn.Cell):
 
     def construct(
         self, images: Tensor, loc_targets: Tensor, label_targets: Tensor, stop: Tensor
-    ) -> Tensor:
-        """(4,) sums over the part: loc loss, conf loss, positives, stop."""
+    ) -> Tuple[Tensor, Tensor]:
+        """(3,) sums over the part: loc loss, conf loss, positives; () stop, over the ranks."""
         (_, loc, conf), grads = self.step.value_and_grad(images, loc_targets, label_targets)
         positives = (label_targets > 0).astype(ms.float32).sum()
-        means = self.step.mean_over_ranks(ops.stack((loc, conf, positives, stop)))
+        means = self.step.mean_over_ranks(ops.stack((loc, conf, positives)))
         divisor = ops.maximum(means[2], 1.0)
         added = self.map(ops.partial(_add, divisor), self.totals, grads)
-        sums = ops.stack((means[0] * divisor, means[1] * divisor, means[2], means[3]))
-        return ops.depend(sums, added)
+        sums = ops.stack((means[0] * divisor, means[1] * divisor, means[2]))
+        return ops.depend(sums, added), self.step.unused_sum(stop)
 
 
 class _Finish(nn.Cell):
@@ -202,13 +205,16 @@ class _Finish(nn.Cell):
         self.step, self.totals = step, totals
         self.map = ops.HyperMap()
 
-    def construct(self, sums: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def construct(
+        self, sums: Tensor, stop: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         divisor = ops.maximum(sums[2], 1.0)
         loc_loss, conf_loss = sums[0] / divisor, sums[1] / divisor
         grads = self.map(_value, self.totals)
         norm = self.step.update(grads, self.step.loss_scale * divisor, loc_loss + conf_loss)
         cleared = self.map(_clear, ops.depend(self.totals, norm))
-        return loc_loss, conf_loss, ops.depend(norm, cleared), sums[2], sums[3]
+        norm = ops.depend(norm, cleared)
+        return loc_loss, conf_loss, norm, sums[2], self.step.unused_sum(stop)
 
 
 class _Keep(nn.Cell):
@@ -257,9 +263,9 @@ class AccumulatedStep:
         """As `TrainOneStepCell.construct`."""
         self._keep()
         batch = (images, loc_targets, label_targets)
-        sums = [self._add(*part, stop) for part in zip(*(self._split(x) for x in batch))]
+        sums = [self._add(*part, stop)[0] for part in zip(*(self._split(x) for x in batch))]
         total = sum(part.asnumpy() for part in sums)
-        return self._finish(Tensor(total.astype(np.float32)))
+        return self._finish(Tensor(total.astype(np.float32)), stop)
 
     def _split(self, x: Tensor) -> List[Tensor]:
         return [Tensor(part) for part in np.split(x.asnumpy(), self.parts)]
