@@ -15,6 +15,7 @@ from mindspore.nn.utils import no_init_parameters
 from ..config import Config
 from ..formats.checkpoint import Labels, load_labels, load_weights, resolve_config
 from ..model import M2Det, build_model
+from ..model.cpu_layers import fit_to_device
 from ..priors import build_priors, make_priors
 from ..runtime.graph_cache.cached_cell import Cached
 from ..runtime.stopwatch import Stopwatch
@@ -77,6 +78,7 @@ def load_network(config: Config, path: Path) -> M2Det:
 
 def cell_network(cell: nn.Cell) -> Network:
     """A network cell, in evaluation mode, as a function of arrays."""
+    fit_to_device(cell)
     cell.set_train(False)
     cached = Cached(cell)
 

@@ -12,7 +12,6 @@ from mindspore import Tensor, nn, ops
 
 # Momentum in MindSpore's sense is the share of the old value that stays: torch's 0.1 is 0.9 here.
 BACKBONE_MOMENTUM = 0.9
-STRIP_CELLS = 12800  # of a map that oneDNN's fast max-pool takes; by trying: benchmarks/RESULTS.md
 
 
 def _conv(
@@ -51,36 +50,6 @@ def _last_norm(channels: int) -> nn.BatchNorm2d:
     return _norm(channels, "zeros")
 
 
-@ops.constexpr
-def pool_strips(height: int, width: int) -> int:
-    """Into how many strips of even height a map, in cells, is cut; 1 where it cannot be."""
-    fitting = max(2, STRIP_CELLS // width)
-    rows = max((n for n in range(2, fitting + 1, 2) if height % n == 0), default=height)
-    return height // rows if width % 2 == 0 else 1
-
-
-class HalvingPool(nn.Cell):
-    """2x2 max-pool of stride 2: (B, C, H, W) to (B, C, H / 2, W / 2).
-
-    "same" rounds up like the ceil mode of the original (300 pixels: 75 -> 38).
-
-    For the gradient of a large map oneDNN has one slow loop, for that of a small one fast code. So
-    training pools large maps in strips, which share no window: they are taken for more channels.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = nn.MaxPool2d(2, 2, pad_mode="same")
-
-    def construct(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        strips = pool_strips(height, width) if self.training else 1
-        if strips == 1:
-            return self.pool(x)
-        x = self.pool(x.reshape(batch, channels * strips, height // strips, width))
-        return x.reshape(batch, channels, height // 2, width // 2)
-
-
 class VGG16Reduced(nn.Cell):
     """VGG-16 whose fc6 and fc7 are a dilated 3x3 and a 1x1 convolution (official layers/backbones).
 
@@ -101,7 +70,8 @@ class VGG16Reduced(nn.Cell):
                 channels = width
             stages.append(nn.SequentialCell(layers))
         self.stages = nn.CellList(stages)
-        self.pool = HalvingPool()
+        # "same" rounds up like the ceil mode of the original (300 pixels: 75 -> 38).
+        self.pool = nn.MaxPool2d(2, 2, pad_mode="same")
         self.pool5 = nn.MaxPool2d(3, 1, pad_mode="same")
         self.conv6 = _conv(512, 1024, 3, dilation=6, bias=True)
         self.conv7 = _conv(1024, 1024, 1, bias=True)

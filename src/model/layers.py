@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers that the parts of M2Det are made of: convolution with BatchNorm, resizing."""
 
+from typing import Callable, Optional, Tuple
+
 from mindspore import Tensor, nn, ops
 
 # Share of the old running value that stays; torch's momentum of 0.01 in MLFPN, 0.1 in `Norm`.
 MLFPN_MOMENTUM = 0.99
-
-
 NORM_MOMENTUM = 0.9
 
 
@@ -43,23 +43,31 @@ class Resize(nn.Cell):
         self.nearest = mode == "nearest"
 
     def construct(self, x: Tensor, like: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        if not self.nearest:
-            return ops.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
-        if width % 32 == 0 and like.shape[2:] == (2 * height, 2 * width):
-            return self._doubled(x)
-        return ops.interpolate(x, size=like.shape[2:], mode="nearest")
+        return self.resize_to(x, like.shape[2:])
 
-    @staticmethod
-    def _doubled(x: Tensor) -> Tensor:
-        """Every cell four times. For maps 32, 64 or 128 wide MindSpore's operator takes three times
-        as long on the CPU: its strides meet in the cache.
-        """
-        batch, channels, height, width = x.shape
-        rows = x.reshape(batch * channels, height, 1, width, 1)
-        rows = ops.broadcast_to(rows, (batch * channels, height, 2, width, 2))
-        return rows.reshape(batch, channels, 2 * height, 2 * width)
+    def resize_to(self, x: Tensor, size: Tuple[int, int]) -> Tensor:
+        """`x` with `size` (height, width) in cells."""
+        if self.nearest:
+            return ops.interpolate(x, size=size, mode="nearest")
+        return ops.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def _pointwise(cin: int, cout: int) -> nn.Conv2d:
     return nn.Conv2d(cin, cout, 1, has_bias=True, weight_init="he_normal", bias_init="zeros")
+
+
+def replace_cells(model: nn.Cell, replacement: Callable[[nn.Cell], Optional[nn.Cell]]) -> None:
+    """Put `replacement(cell)` in the place of every cell of `model` for which it is not None.
+
+    Parameters keep their names.
+    """
+    for _, parent in list(model.cells_and_names()):
+        for name, child in list(parent.name_cells().items()):
+            names = [p.name for p in child.get_parameters()]
+            new = replacement(child)
+            if new is not None:
+                parent._cells[name] = new
+                for parameter, own in zip(child.get_parameters(), names):
+                    parameter.name = own
+        if isinstance(parent, nn.SequentialCell):
+            parent.cell_list = list(parent.cells())  # what it runs

@@ -14,6 +14,7 @@ from ..evaluation.coco_metrics import category_ids_for
 from ..formats.checkpoint import Labels
 from ..inference.detector import Detector, cell_network
 from ..loss import ModelWithLoss, MultiBoxLoss
+from ..model.cpu_layers import fit_to_device
 from ..priors import make_priors
 from ..runtime.graph_cache.cached_cell import Cached
 from .lr_scheduler import learning_rates, total_steps
@@ -70,6 +71,7 @@ def prepare_network(config: Config, model: nn.Cell, world_size: int) -> None:
         synchronise_batch_norm(model, world_size)
     if not model.trainable_params():
         raise ValueError("train.freeze_backbone, train.freeze_batch_norm: nothing left to train")
+    fit_to_device(model)
 
 
 def build_optimizer_for(config: Config, model: nn.Cell, rates: np.ndarray) -> Optimizer:

@@ -6,6 +6,8 @@ from typing import Iterator, List, Tuple
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
+from ..model.layers import replace_cells
+
 
 def freeze(model: nn.Cell, backbone: bool = False, batch_norm: str = "none") -> None:
     """Take parts of `model` out of training.
@@ -77,16 +79,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 def synchronise_batch_norm(model: nn.Cell, world_size: int) -> None:
     """Put a `SyncBatchNorm` in the place of every BatchNorm of `model`; names stay."""
-    for _, parent in list(model.cells_and_names()):
-        for name, child in list(parent.name_cells().items()):
-            if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
-                names = [p.name for p in child.get_parameters()]
-                synchronised = SyncBatchNorm(child, world_size)
-                parent._cells[name] = synchronised
-                for parameter, own in zip(child.get_parameters(), names):
-                    parameter.name = own
-        if isinstance(parent, nn.SequentialCell):
-            parent.cell_list = list(parent.cells())  # what it runs
+    replace_cells(
+        model, lambda c: SyncBatchNorm(c, world_size) if type(c) is nn.BatchNorm2d else None
+    )
 
 
 def use_float16(model: nn.Cell, level: str) -> nn.Cell:

@@ -5,13 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.evaluation.test_pipeline import detector as bright_cells
-from tests.evaluation.test_pipeline import root  # noqa: F401  (a fixture)
 
 from benchmarks.studies import multi_scale
 from src.config import get_config
 from src.data.coco_utils import load_data
 from src.inference.views import ViewPlan
+from tests.evaluation.test_pipeline import detector as bright_cells
+from tests.evaluation.test_pipeline import root  # noqa: F401  (a fixture)
 
 
 def test_sizes_lie_around_the_trained_one():

@@ -2,11 +2,11 @@
 """The fate of each object, worked out by hand."""
 
 import pytest
-from tests.evaluation.test_error_analysis import entry
 
 from src.data.coco_utils import load_data
 from src.evaluation.error_analysis import FATES, as_lines, fates_by_size, judge_split
 from tests.datasets import coco_content, write_coco
+from tests.evaluation.test_error_analysis import entry
 
 OBJECTS = [
     (1, 3, [0, 0, 20, 20]),  # cat, 400 pixels: small

@@ -2,6 +2,7 @@
 """The recipes in scripts/recipes, with a stand-in for Python that says how it was called."""
 
 import pytest
+
 from tests.scripts.test_scripts import SCRIPTS, call  # noqa: F401  (a fixture)
 
 RECIPES = sorted(path.name for path in (SCRIPTS / "recipes").glob("*.sh"))
