@@ -2,7 +2,6 @@
 """Check a COCO or Pascal VOC data set before training: numbers, faults, reach of the priors."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
@@ -29,6 +28,9 @@ from src.data.records import Columns, DataError, DetectionData, Findings
 from src.drawing.data_overview import draw_report, prior_shapes_px
 from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 from src.runtime.cpu_settings import usable_cores
+from src.runtime.errors import M2DetError
+from src.runtime.files import write_atomically
+from src.utils import run_main
 
 OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched
 
@@ -66,7 +68,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except (DataError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except ValueError as error:
+    except M2DetError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
@@ -197,9 +199,7 @@ def write_picture(path: Path, data: DetectionData, columns: Columns, config: Con
     sides = boxes_cxcywh(columns)[:, 2:] * size
     picture = draw_report(data, sides, shapes, class_counts(data, columns), size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-    os.replace(partial, path)
+    write_atomically(path, cv2.imencode(".png", picture)[1].tobytes())
     print(f"  picture: {path}")
 
 
@@ -223,4 +223,4 @@ class ProgressBar:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -42,7 +42,7 @@ from src.formats.pytorch_weights import (
 )
 from src.model import build_model
 from src.model.backbones import build_backbone
-from src.utils import run_main
+from src.utils import add_debug_argument, run_main
 
 WEIGHT_FILES = (".ckpt", ".safetensors", ".mindir", ".onnx")
 
@@ -64,6 +64,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         default=[],
         help="override a parameter, e.g. model.input_size=512, which no checkpoint tells",
     )
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -6,7 +6,6 @@ the zip file that the COCO server takes. Interrupted, it goes on where it was.
 """
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -30,7 +29,8 @@ from src.formats.checkpoint import Labels
 from src.inference.detector import STAGES, Detector
 from src.inference.open_network import NetworkFile, read_network_file
 from src.runtime.device import setup_device
-from src.runtime.files import write_atomically
+from src.runtime.errors import UsageError
+from src.runtime.files import write_json
 from src.runtime.stopwatch import Stopwatch
 from src.utils import add_common_arguments, run_main
 
@@ -77,7 +77,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     if rank:
         return {}
     speed = report_speed(watch, found.fresh, time.monotonic() - began, ranks)
-    write_atomically(args.output / "detections.json", json.dumps(found.results))
+    write_json(args.output / "detections.json", found.results)
     if data.annotated:
         totals = score(data, found.results, speed, args, config)
     else:
@@ -99,7 +99,7 @@ def score(
     scored = coco_score(data, results, args.scorer)
     errors = judge_split(data, results, args.score_threshold)
     metrics = {**all_metrics(scored, data, results, errors), "images_per_second": speed}
-    write_atomically(args.output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    write_json(args.output / "metrics.json", metrics, indent=1)
     print(as_text(metrics))
     names = ["detections.json", "metrics.json"]
     if args.report:
@@ -122,7 +122,7 @@ def build_detector(network: NetworkFile, data: DetectionData) -> Detector:
     """The detector in a file; where that does not name its classes they are those of the data."""
     classes = network.config.model.num_classes
     if network.labels is None and classes != data.num_classes:
-        raise ValueError(
+        raise UsageError(
             f"{network.path}: a network of {classes} classes with the background,"
             f" but {data.annotation_path} has {data.num_classes}"
         )

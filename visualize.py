@@ -21,6 +21,7 @@ from src.inference.detector import load_network
 from src.inference.views import View, view_input
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
 from src.runtime.device import setup_device
+from src.runtime.errors import UsageError
 from src.runtime.graph_cache.cached_cell import Cached
 from src.utils import add_common_arguments, run_main
 
@@ -43,7 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     wanted = {"matches": ("dataset_path",), "activations": ("image", "checkpoint_path")}
     for name in wanted.get(args.what, ("image",)):
         if getattr(args, name) is None:
-            raise ValueError(f"{args.what} needs --{name}")
+            raise UsageError(f"{args.what} needs --{name}")
     config = resolve_config(args.config, args.set, args.checkpoint_path)
     picture = {"priors": priors, "matches": matches, "activations": activations}[args.what]
     output = args.output or Path(f"{args.what}.png")
@@ -63,15 +64,15 @@ def matches(config: Config, args: argparse.Namespace) -> np.ndarray:
     """The priors that each object of an image of the data set is trained on.
 
     Raises:
-        ValueError: no such image, or one without objects.
+        UsageError: no such image, or one without objects.
     """
     data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
     if not 0 <= args.index < len(data.records):
-        raise ValueError(f"--index must be from 0 to {len(data.records) - 1}, not {args.index}")
+        raise UsageError(f"--index must be from 0 to {len(data.records) - 1}, not {args.index}")
     record = data.records[args.index]
     keep = ~record.ignore
     if not keep.any():
-        raise ValueError(f"{record.path}: has no objects; choose another with --index")
+        raise UsageError(f"{record.path}: has no objects; choose another with --index")
     boxes = record.boxes_px[keep] / np.tile([record.width, record.height], 2)
     return draw_matches(
         read_image(record.path, (record.width, record.height)),
@@ -87,10 +88,10 @@ def activations(config: Config, args: argparse.Namespace) -> np.ndarray:
     """Mean activation of each level and scale of the pyramid, as Figure 6 of the paper.
 
     Raises:
-        ValueError: weights that do not fit, or a network without levels.
+        UsageError: weights that do not fit, or a network without levels.
     """
     if config.model.neck != "mlfpn":
-        raise ValueError(f"model.neck={config.model.neck} has no levels to show")
+        raise UsageError(f"model.neck={config.model.neck} has no levels to show")
     setup_device(args.device_target, args.device_id)
     model = load_network(config, args.checkpoint_path)
     image = read_image(str(args.image))

@@ -12,6 +12,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from .config import AnchorConfig, Config, ModelConfig
+from .runtime.typed_config import ConfigError
 
 
 class PriorTable(NamedTuple):
@@ -38,11 +39,11 @@ def feature_sizes(input_size: int, num_scales: int) -> List[int]:
     there is one scale less.
 
     Raises:
-        ValueError: `input_size` is not a multiple of 16 (FFMv1 could not join its two maps), or
+        ConfigError: `input_size` is not a multiple of 16 (FFMv1 could not join its two maps), or
             fewer than two scales are left.
     """
     if input_size % 16:
-        raise ValueError(f"input_size must be a multiple of 16, not {input_size}")
+        raise ConfigError(f"input_size must be a multiple of 16, not {input_size}")
     sizes = [input_size // 8]
     while len(sizes) < num_scales - 1 and sizes[-1] > 1:
         sizes.append((sizes[-1] + 1) // 2)
@@ -50,7 +51,7 @@ def feature_sizes(input_size: int, num_scales: int) -> List[int]:
     if len(sizes) == num_scales - 1 and last > 0:
         return [*sizes, last]
     if num_scales <= 2:
-        raise ValueError(f"input_size {input_size} is too small for two scales")
+        raise ConfigError(f"input_size {input_size} is too small for two scales")
     return feature_sizes(input_size, num_scales - 1)
 
 
@@ -58,14 +59,14 @@ def ssd_feature_sizes(input_size: int) -> List[int]:
     """Sides of SSD's six feature maps in cells: halved three times, then two off each time.
 
     Raises:
-        ValueError: nothing is left for the last map.
+        ConfigError: nothing is left for the last map.
     """
     sizes = [-(-input_size // 8)]
     for _ in range(3):
         sizes.append((sizes[-1] + 1) // 2)
     sizes += [sizes[-1] - 2, sizes[-1] - 4]
     if sizes[-1] < 1:
-        raise ValueError(f"input_size {input_size} is too small for SSD's six feature maps")
+        raise ConfigError(f"input_size {input_size} is too small for SSD's six feature maps")
     return sizes
 
 
@@ -117,7 +118,7 @@ def make_priors(config: Config) -> np.ndarray:
     """The priors of a configuration: (P, 4) float32 `cxcywh` in [0, 1].
 
     Raises:
-        ValueError: scales, steps or ratios whose number does not fit the feature maps.
+        ConfigError: scales, steps or ratios whose number does not fit the feature maps.
     """
     sizes = map_sizes(config.model)
     table = table_for(config.anchors, config.model.input_size, sizes)
@@ -136,16 +137,16 @@ def table_for(anchors: AnchorConfig, input_size: int, sizes: Sequence[int]) -> P
     """The scales and steps asked for; where none are, those of the input size.
 
     Raises:
-        ValueError: their number does not fit the feature maps.
+        ConfigError: their number does not fit the feature maps.
     """
     table = _OFFICIAL_TABLES.get(input_size)
     if table is None or len(table.steps) != len(sizes):
         table = derived_table(input_size, sizes)
     scales, steps = anchors.scales or table.scales, anchors.steps or table.steps
     if len(scales) != len(sizes) + 1:
-        raise ValueError(f"anchors.scales needs {len(sizes) + 1} values, not {len(scales)}")
+        raise ConfigError(f"anchors.scales needs {len(sizes) + 1} values, not {len(scales)}")
     if len(steps) != len(sizes):
-        raise ValueError(f"anchors.steps needs {len(sizes)} values, not {len(steps)}")
+        raise ConfigError(f"anchors.steps needs {len(sizes)} values, not {len(steps)}")
     return PriorTable(tuple(scales), tuple(steps))
 
 
@@ -153,11 +154,11 @@ def ratio_rows(anchors: AnchorConfig, num_maps: int) -> Sequence[Sequence[float]
     """The aspect ratios of each feature map, beside 1.
 
     Raises:
-        ValueError: their number does not fit the feature maps.
+        ConfigError: their number does not fit the feature maps.
     """
     rows = anchors.ratios * num_maps if len(anchors.ratios) == 1 else anchors.ratios
     if len(rows) != num_maps:
-        raise ValueError(f"anchors.ratios needs 1 or {num_maps} rows, not {len(rows)}")
+        raise ConfigError(f"anchors.ratios needs 1 or {num_maps} rows, not {len(rows)}")
     return rows
 
 
@@ -203,14 +204,14 @@ def build_priors(config: Config, size: int) -> np.ndarray:
     size too (`data.multi_scale`) do they keep their share of the input, as they did there.
 
     Raises:
-        ValueError: the network cannot take that size.
+        ConfigError: the network cannot take that size.
     """
     try:
         old, new = map_sizes(config.model), map_sizes(replace(config.model, input_size=size))
         per_cell = prior_shapes_per_cell(config.anchors, len(old))
         priors = resized_priors(make_priors(config), old, per_cell, new)
-    except ValueError as error:
-        raise ValueError(f"test.multi_scale: {size} does not work: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"test.multi_scale: {size} does not work: {error}") from None
     if size not in config.data.multi_scale:
         priors[:, 2:] *= config.model.input_size / size
     return priors
@@ -224,10 +225,10 @@ def resized_priors(
     Shapes stay, as shares of the input: objects grow with the image.
 
     Raises:
-        ValueError: another number of maps.
+        ConfigError: another number of maps.
     """
     if len(sizes) != len(new_sizes):
-        raise ValueError(f"{len(new_sizes)} feature maps where the network has {len(sizes)}")
+        raise ConfigError(f"{len(new_sizes)} feature maps where the network has {len(sizes)}")
     start, maps = 0, []
     for size, count, new in zip(sizes, per_cell, new_sizes):
         shapes = priors[start : start + count, 2:]
@@ -244,7 +245,7 @@ def build_priors_by_size(config: Config) -> Dict[int, np.ndarray]:
     """Priors of every size in `data.multi_scale`; {} where that is empty.
 
     Raises:
-        ValueError: a size the network's feature maps cannot be built for.
+        ConfigError: a size the network's feature maps cannot be built for.
     """
     own = map_sizes(config.model)
     made = {}
@@ -255,7 +256,7 @@ def build_priors_by_size(config: Config) -> Dict[int, np.ndarray]:
             priors = make_priors(config)
             if size != config.model.input_size:
                 priors = resized_priors(priors, own, per_cell, new)
-        except ValueError as error:
-            raise ValueError(f"data.multi_scale: {size} does not work: {error}") from None
+        except ConfigError as error:
+            raise ConfigError(f"data.multi_scale: {size} does not work: {error}") from None
         made[size] = priors
     return made

@@ -1,47 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command lines share, and under their names of the model zoo `load_weights`,
-`setup_device` and `set_seed`.
+`setup_device` and `set_seed`, which import MindSpore when they are first asked for.
 """
 
 import argparse
+import importlib
+import os
 import sys
+import traceback
+from pathlib import Path
 from typing import Any, Callable, Optional
 
 from .config import PRESETS
-from .formats.checkpoint import load_weights
-from .runtime.device import set_seed, setup_device
+from .runtime.errors import M2DetError, one_line, printable
+from .runtime.files import remove_unfinished
 
-__all__ = [
-    "add_common_arguments",
-    "add_config_arguments",
-    "load_weights",
-    "run_main",
-    "set_seed",
-    "setup_device",
-]
+_HOMES = {
+    "load_weights": ".formats.checkpoint",
+    "set_seed": ".runtime.device",
+    "setup_device": ".runtime.device",
+}
+UNEXPECTED = 1  # exit codes
+EXPECTED = 2
+INTERRUPTED = 130
+NO_READER = 141  # as of a program ended by SIGPIPE
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name], __package__), name)
 
 
 def run_main(main: Callable[[], Any]) -> None:
-    """Call a script's `main`; an expected error becomes one line on stderr and exit code 2."""
+    """Call a program's `main`; what it returns is the exit code if it is a number other than 0.
+
+    An error becomes one line on stderr: exit code 2 for the expected ones (`M2DetError`, and files
+    that cannot be read or written), 1 for the others. `--debug` prints the traceback as well.
+    """
     try:
-        main()
-    except (ValueError, OSError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {text}", file=sys.stderr)
-        sys.exit(2)
+        try:
+            code = main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head -1`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NO_READER)
     except KeyboardInterrupt:
-        sys.exit(130)
+        remove_unfinished()
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if "--debug" in sys.argv[1:]:
+            traceback.print_exc()
+        print(f"error: {describe(error)}", file=sys.stderr)
+        sys.exit(EXPECTED if isinstance(error, (M2DetError, OSError)) else UNEXPECTED)
+    if isinstance(code, int) and code:
+        sys.exit(code)
+
+
+def describe(error: Exception) -> str:
+    """An error on one line; an unexpected one with its class and where it came from."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{printable(os.fsdecode(error.filename))}: {error.strerror}"
+    if isinstance(error, (M2DetError, OSError)):
+        return one_line(error, 2000)
+    root = Path(__file__).resolve().parents[1]
+    calls = [
+        f"{Path(frame.filename).relative_to(root)}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if root in Path(frame.filename).parents and "site-packages" not in frame.filename
+    ]
+    where = f" (from {', '.join(calls)}; --debug shows the traceback)"
+    return f"unexpected {type(error).__name__}: {one_line(error, 300)}{where}"
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--config`, `--set`, `--device_target` and `--device_id`."""
+    """`--config`, `--set`, `--device_target`, `--device_id` and `--debug`."""
     add_config_arguments(parser)
     parser.add_argument("--device_target", default="CPU", choices=("CPU", "GPU", "Ascend"))
     parser.add_argument("--device_id", type=int, default=0)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, preset: Optional[str] = None) -> None:
-    """`--config`, where left out `preset`, and `--set`."""
+    """`--config`, where left out `preset`, `--set` and `--debug`."""
     choices = ", ".join(PRESETS)
     parser.add_argument("--config", metavar="NAME", default=preset, help=f"preset: {choices}")
     parser.add_argument(
@@ -51,3 +92,9 @@ def add_config_arguments(parser: argparse.ArgumentParser, preset: Optional[str] 
         default=[],
         help="override a parameter of src/config.py; may be given several times",
     )
+    add_debug_argument(parser)
+
+
+def add_debug_argument(parser: argparse.ArgumentParser) -> None:
+    """`--debug`, which `run_main` looks for."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -33,6 +33,7 @@ from src.model import build_model
 from src.priors import map_sizes, prior_shapes_per_cell
 from src.runtime.cpu_settings import thread_count
 from src.runtime.device import set_seed, setup_device
+from src.runtime.errors import UsageError
 from src.training import builders as setup
 from src.training.callback import Callback, CheckpointSaver
 from src.training.lr_scheduler import learning_rates, total_steps
@@ -57,10 +58,10 @@ def official(config: Config) -> Config:
     Values: configs/m2det320_vgg.py, utils/core.py and data/data_augment.py of the official code.
 
     Raises:
-        ValueError: the official code has no such network.
+        UsageError: the official code has no such network.
     """
     if config.model.neck != "mlfpn":
-        raise ValueError(f"model.neck={config.model.neck}: the official code has mlfpn only")
+        raise UsageError(f"model.neck={config.model.neck}: the official code has mlfpn only")
     kept = {name: getattr(config.model, name) for name in NETWORK_OPTIONS}
     base = Config()
     return replace(
@@ -186,15 +187,15 @@ def build_network(config: Config, kaiming_heads: bool = False) -> Any:
     """The PyTorch network with its starting weights, in training mode.
 
     Raises:
-        ValueError: anchors that the official network has no heads for, or PyTorch is missing.
+        UsageError: anchors that the official network has no heads for, or PyTorch is missing.
     """
     per_cell = prior_shapes_per_cell(config.anchors, len(map_sizes(config.model)))
     if set(per_cell) != {PRIORS_PER_CELL}:
-        raise ValueError(f"anchors.ratios: the official heads have {PRIORS_PER_CELL} priors a cell")
+        raise UsageError(f"anchors.ratios: the official heads have {PRIORS_PER_CELL} priors a cell")
     try:
         import torch
     except ImportError:
-        raise ValueError("PyTorch is not installed, see requirements-dev.txt") from None
+        raise UsageError("PyTorch is not installed, see requirements-dev.txt") from None
     torch.set_num_threads(thread_count())
     if config.random_seed is not None:
         torch.manual_seed(config.random_seed)
@@ -252,7 +253,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
     for name in ("epochs", "steps", "log_interval"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
+            raise UsageError(f"--{name} must be at least 1, not {getattr(args, name)}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     setup_device("CPU")
     config = override(official(get_config(args.config)), args.set)

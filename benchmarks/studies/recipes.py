@@ -10,7 +10,6 @@ the run's log (`train.eval_epochs`), those of the averaged weights where there a
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -19,6 +18,8 @@ import cv2
 import numpy as np
 
 from src.drawing.plot_log import Points, curves, draw_panel
+from src.runtime.errors import UsageError
+from src.runtime.files import write_atomically
 from src.training.run_log import JSONL_NAME, read_log
 from src.utils import run_main
 
@@ -31,12 +32,12 @@ def read_run(folder: Path) -> Dict[str, Points]:
     """(step, value) of each of `PANELS`.
 
     Raises:
-        ValueError: no steps in the log, or a metrics.json that is none.
+        UsageError: no steps in the log, or a metrics.json that is none.
     """
     rows = read_log(folder)
     found = curves(rows, ["loss"])
     if not found:
-        raise ValueError(f"{folder / JSONL_NAME}: no steps in it, or no such file")
+        raise UsageError(f"{folder / JSONL_NAME}: no steps in it, or no such file")
     for name in ("AP", "AP50"):
         points = curves(rows, [f"{name}_ema"]) or curves(rows, [name])
         for kind in points.values():
@@ -54,7 +55,7 @@ def _final_scores(path: Path) -> Dict[str, float]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {name: float(content[name]) for name in ("AP", "AP50")}
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: expected JSON with AP and AP50, as eval.py writes it") from None
+        raise UsageError(f"{path}: expected JSON with AP and AP50, as eval.py writes it") from None
 
 
 def draw(runs: Mapping[str, Mapping[str, Points]]) -> np.ndarray:
@@ -98,11 +99,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
     folders: Dict[str, Any] = dict(args.runs)
     if len(folders) < len(args.runs) or len(folders) > MOST_RUNS:
-        raise ValueError(f"expected at most {MOST_RUNS} runs of different names")
+        raise UsageError(f"expected at most {MOST_RUNS} runs of different names")
     runs = {name: read_run(folder) for name, folder in folders.items()}
-    partial = args.output.with_name(args.output.name + ".part")
-    partial.write_bytes(cv2.imencode(".png", draw(runs))[1].tobytes())
-    os.replace(partial, args.output)
+    write_atomically(args.output, cv2.imencode(".png", draw(runs))[1].tobytes())
     print("\n".join([*table(runs), str(args.output)]))
 
 

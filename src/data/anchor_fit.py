@@ -10,6 +10,7 @@ import numpy as np
 
 from ..config import Config
 from ..priors import best_iou, map_sizes, prior_boxes, ratio_rows, table_for
+from .records import DataError
 
 SMALLEST, LARGEST = 0.01, 1.05
 STEPS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.25)  # that a scale is tried to be multiplied with
@@ -60,11 +61,12 @@ def suggest_scales(
     of `threshold`, then the mean of their best IoU.
 
     Raises:
-        ValueError: no boxes, or `start` of another length.
+        DataError: no boxes.
+        ValueError: `start` of another length.
     """
     count = len(grid.sizes) + 1
     if not len(boxes):
-        raise ValueError("no boxes to fit anchors to")
+        raise DataError("no boxes to fit anchors to")
     if len(start) not in (0, count):
         raise ValueError(f"expected {count} scales to start from, not {len(start)}")
     seen = boxes[:: -(-len(boxes) // MOST_BOXES)]

@@ -7,12 +7,12 @@ data set like any other: the same samples in the same order. Image files are sto
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
+from ..runtime.files import write_json
 from .annotations.coco import ground_truth
 from .images import read_bytes
 from .mindrecord import GROUP_ROWS, MINDRECORD_ROWS, mindrecord_file
@@ -36,9 +36,7 @@ def write(data: DetectionData, folder: Path) -> Path:
         entry["file_name"] = os.path.basename(record.path)
         entry["row"] = row
     content["mindrecord"] = 1  # version
-    partial = annotations.with_suffix(".part")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(partial, annotations)
+    write_json(annotations, content)
     return annotations
 
 

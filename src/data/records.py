@@ -8,21 +8,13 @@ from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from ..runtime.errors import M2DetError
+
 MIN_SIDE = 0.01  # pixels; thinner boxes have no area worth encoding
 
 
-def printable(text: str) -> str:
-    """`text` on one line: control characters and broken Unicode, as in odd file names, escaped."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
-
-
-class DataError(ValueError):
+class DataError(M2DetError, ValueError):
     """A data set that cannot be used; the message is one line: the file, and what was expected."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)
@@ -208,11 +200,11 @@ def make_record(
     )
 
 
-class ImageError(ValueError):
+class ImageError(M2DetError, ValueError):
     """An image that cannot be used; the message is one line that starts with its path."""
 
     def __init__(self, message: str, kind: str = "unreadable images") -> None:
-        super().__init__(printable(message))
+        super().__init__(message)
         self.kind = kind  # unreadable, truncated or oversized
 
 

@@ -2,7 +2,6 @@
 """Draws the curves of a run: loss, AP and learning rate, from its `log.jsonl` to one PNG."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -10,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
+from ..runtime.files import write_atomically
 from ..training.run_log import JSONL_NAME, read_log
 
 WIDTH, HEIGHT = 900, 320  # of a panel, pixels
@@ -114,10 +114,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"error: {args.run / JSONL_NAME}: {error}, or no such file", file=sys.stderr)
         return 2
     output = args.output or args.run / "log.png"
-    partial = output.with_name(output.name + ".part")
     try:
-        partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-        os.replace(partial, output)
+        write_atomically(output, cv2.imencode(".png", picture)[1].tobytes())
     except OSError as error:
         print(f"error: {output} cannot be written: {error.strerror}", file=sys.stderr)
         return 2

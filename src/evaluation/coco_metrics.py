@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.annotations.coco import ground_truth
 from ..data.records import DataError, DetectionData
+from ..runtime.errors import UsageError
 
 SCORERS = ("pycocotools", "faster-coco-eval")
 COCO_NUMBERS = (
@@ -177,7 +178,7 @@ def find_scorer(name: str) -> Tuple[Any, Any]:
         from faster_coco_eval import COCO as FasterCOCO
         from faster_coco_eval import COCOeval_faster
     except ImportError:
-        raise ValueError(f"{name} is not installed; run: pip install {name}") from None
+        raise UsageError(f"{name} is not installed; run: pip install {name}") from None
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     return FasterCOCO, COCOeval_faster
 

@@ -2,11 +2,12 @@
 """The file that the COCO evaluation server takes. Standard library only."""
 
 import json
-import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Any, Mapping, Sequence
+
+from ..runtime.files import replacing
 
 
 def write_submission(
@@ -24,11 +25,6 @@ def write_submission(
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-") or "m2det"
     stem = f"detections_{split}_{name}_results"
     path = folder / f"{stem}.zip"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(f"{stem}.json", json.dumps(list(results)))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{stem}.json", json.dumps(list(results)))
     return path

@@ -3,8 +3,6 @@
 
 import json
 import logging
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -14,7 +12,8 @@ import numpy as np
 from mindspore import nn
 
 from ..config import Config, ConfigError, from_json, get_config, override, to_json
-from ..runtime.files import sync_folder, write_atomically
+from ..runtime.errors import M2DetError, one_line
+from ..runtime.files import replacing, write_atomically, write_json
 
 CONFIG_NAME = "config.json"
 LABELS_NAME = "labels.json"
@@ -22,7 +21,7 @@ LABELS_NAME = "labels.json"
 STATE_PREFIX = "state/"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(M2DetError, ValueError):
     """A weights file that is missing, damaged, or made for another network."""
 
 
@@ -60,15 +59,14 @@ def save_config(folder: Path, config: Config, labels: Optional[Labels] = None) -
     write_atomically(folder / CONFIG_NAME, to_json(config))
     if labels is not None:
         content = {"class_names": labels.class_names, "category_ids": labels.category_ids}
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / LABELS_NAME, text)
+        write_json(folder / LABELS_NAME, content, indent=2, ensure_ascii=False)
 
 
 def load_labels(checkpoint: Path) -> Optional[Labels]:
     """The labels saved beside a checkpoint, or None.
 
     Raises:
-        ValueError: the file is damaged.
+        CheckpointError: the file is damaged.
     """
     path = checkpoint.parent / LABELS_NAME
     if not path.is_file():
@@ -78,16 +76,7 @@ def load_labels(checkpoint: Path) -> Optional[Labels]:
         names = tuple(str(name) for name in content["class_names"])
         return Labels(names, tuple(int(number) for number in content["category_ids"]))
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: expected JSON with class_names and category_ids") from None
-
-
-def remove_partial_files(folder: Path, prefix: str) -> None:
-    """Remove what processes that were killed while writing checkpoints `PREFIX-*` have left."""
-    pattern = re.compile(r"\.(\d+)\." + re.escape(prefix) + r"-.*")
-    for path in folder.glob(f".*.{prefix}-*"):
-        match = pattern.fullmatch(path.name)
-        if match and not os.path.exists(f"/proc/{match.group(1)}"):
-            path.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: expected JSON with class_names and category_ids") from None
 
 
 def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
@@ -99,24 +88,22 @@ def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = path.suffix[1:]
     if kind not in ("ckpt", "safetensors"):
-        raise ValueError(f"{path}: a checkpoint's name must end in .ckpt or .safetensors")
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        raise CheckpointError(f"{path}: a checkpoint's name must end in .ckpt or .safetensors")
     content = [{"name": name, "data": ms.Tensor(data)} for name, data in parameters.items()]
     logging.disable(logging.CRITICAL)  # MindSpore logs what the exception says
     try:
-        ms.save_checkpoint(content, str(temporary), format=kind, crc_check=kind == "ckpt")
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # MindSpore leaves it read-only for its owner alone
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with replacing(path) as temporary:
+            draft = temporary.with_suffix(".tmp")  # where MindSpore writes first
+            try:
+                ms.save_checkpoint(content, str(temporary), format=kind, crc_check=kind == "ckpt")
+            finally:
+                draft.unlink(missing_ok=True)
+            temporary.chmod(0o644)  # MindSpore leaves it read-only for its owner alone
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise OSError(f"checkpoint {path} cannot be written: {reason}") from None
     finally:
         logging.disable(logging.NOTSET)
-        for left in (temporary, temporary.with_suffix(".tmp")):  # the latter is MindSpore's own
-            left.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:

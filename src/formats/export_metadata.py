@@ -11,7 +11,7 @@ import mindspore as ms
 from mindspore import nn
 
 from ..config import Config, to_json
-from .checkpoint import Labels
+from .checkpoint import CheckpointError, Labels
 from .exported_network import EXPORT_VERSION
 
 
@@ -74,13 +74,13 @@ def labels_for(config: Config, labels: Optional[Labels], checkpoint: Path) -> La
     """The labels saved beside a checkpoint, or numbered classes where there are none.
 
     Raises:
-        ValueError: as many names as the network has classes were expected.
+        CheckpointError: as many names as the network has classes were expected.
     """
     numbers = tuple(range(1, config.model.num_classes))
     if labels is None:
         return Labels(tuple(f"class {i}" for i in numbers), numbers)
     if len(labels.class_names) != len(numbers):
-        raise ValueError(
+        raise CheckpointError(
             f"{checkpoint}: {len(labels.class_names)} class names for a network of {len(numbers)}"
         )
     return labels

@@ -2,7 +2,6 @@
 """A network to a file in MINDIR or ONNX, compared with the network before it counts."""
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +13,8 @@ from mindspore import nn
 
 from ..config import Config
 from ..priors import make_priors
-from ..runtime.files import file_sha256, one_line, write_atomically
+from ..runtime.errors import M2DetError, one_line
+from ..runtime.files import file_sha256, replacing, write_json
 from .checkpoint import Labels
 from .export_cells import build_export_form
 from .export_check import (
@@ -34,7 +34,7 @@ from .onnx_graph import append_nms, finish
 TOLERANCE = {"MINDIR": 1e-5, "ONNX": 1e-4}
 
 
-class ExportError(ValueError):
+class ExportError(M2DetError, ValueError):
     """A request that a format cannot fulfil, or a file that does not compute what it should."""
 
 
@@ -168,14 +168,7 @@ def add_nms(draft: Path, inputs: np.ndarray, metadata: Dict[str, Any]) -> Path:
 def put_in_place(draft: Path, output: Path, metadata: Dict[str, Any]) -> None:
     """Move a finished file to `output`, and write its metadata beside it, checksum included."""
     checksum = file_sha256(draft)
-    temporary = output.with_name(f".{os.getpid()}.{output.name}")
-    try:
+    with replacing(output) as temporary:
         shutil.copyfile(draft, temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    content = json.dumps({**metadata, "file_sha256": checksum}, indent=2, ensure_ascii=False)
-    write_atomically(output.with_name(output.name + ".json"), content + "\n")
+    content = {**metadata, "file_sha256": checksum}
+    write_json(output.with_name(output.name + ".json"), content, indent=2, ensure_ascii=False)

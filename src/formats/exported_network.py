@@ -15,7 +15,8 @@ import numpy as np
 from mindspore import nn
 
 from ..config import Config, ConfigError, from_json
-from ..runtime.files import file_sha256, one_line
+from ..runtime.errors import M2DetError, one_line
+from ..runtime.files import file_sha256
 from .checkpoint import Labels
 
 METADATA_KEY = "m2det"  # of MINDIR's user_info and ONNX's metadata_props
@@ -24,7 +25,7 @@ EXPORT_VERSION = 1
 Run = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
 
 
-class ExportedError(ValueError):
+class ExportedError(M2DetError, ValueError):
     """An exported file that is missing, damaged or foreign, or an input that does not fit it."""
 
 

@@ -9,13 +9,13 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
-from ..runtime.files import one_line
+from ..runtime.errors import M2DetError, one_line
 from .exported_network import METADATA_KEY
 
 ANY_BATCH = "batch"
 
 
-class OnnxError(ValueError):
+class OnnxError(M2DetError, ValueError):
     """The onnx package is missing, or the graph has a form that is not known here."""
 
 

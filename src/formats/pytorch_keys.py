@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Sequence, Tuple
 
+from ..runtime.errors import M2DetError
+
 Shapes = Mapping[str, Tuple[int, ...]]
 
 _RESNETS: Dict[Tuple[str, Tuple[int, ...]], str] = {
@@ -49,7 +51,7 @@ _UNUSED = (
 )
 
 
-class ConversionError(ValueError):
+class ConversionError(M2DetError, ValueError):
     """A checkpoint that cannot be converted; the message is one line with expected and found."""
 
 

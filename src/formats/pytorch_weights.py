@@ -5,7 +5,7 @@ PyTorch itself is imported where a file is read or written. "Official" is the la
 M2Det code, or that of a backbone's own checkpoint; see `src/formats/pytorch_keys.py`.
 """
 
-import os
+import errno
 import pickle
 import re
 import warnings
@@ -16,6 +16,8 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from ..runtime.errors import one_line
+from ..runtime.files import replacing
 from .pytorch_keys import ConversionError, reason_unused, strip_module
 
 Arrays = Mapping[str, np.ndarray]
@@ -209,12 +211,11 @@ def write_pytorch(state: Arrays, path: Path) -> None:
     for values in state.values():
         made.setdefault(id(values), torch.from_numpy(np.array(values)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        torch.save({key: made[id(values)] for key, values in state.items()}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        try:
+            torch.save({key: made[id(values)] for key, values in state.items()}, temporary)
+        except RuntimeError as error:  # torch's word for a full disk
+            raise OSError(errno.EIO, one_line(error)) from None
 
 
 def _parent(key: str) -> str:

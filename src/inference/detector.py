@@ -17,6 +17,7 @@ from ..formats.checkpoint import Labels, load_labels, load_weights, resolve_conf
 from ..model import M2Det, build_model
 from ..model.cpu_layers import fit_to_device
 from ..priors import build_priors, make_priors
+from ..runtime.errors import UsageError
 from ..runtime.graph_cache.cached_cell import Cached
 from ..runtime.stopwatch import Stopwatch
 from .merging import merge_views
@@ -160,7 +161,7 @@ class Detector:
         numbers = tuple(range(1, config.model.num_classes))
         labels = labels or Labels(tuple(f"class {i}" for i in numbers), numbers)
         if len(labels.class_names) != len(numbers):
-            raise ValueError(
+            raise UsageError(
                 f"{source}: {len(labels.class_names)} class names for a network of {len(numbers)}"
             )
         return cls(

@@ -12,6 +12,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from .. import box_utils, nms
+from ..runtime.errors import M2DetError
+
+
+class NotFiniteError(M2DetError, ValueError):
+    """The network's outputs hold NaN or infinity: its weights are damaged or have diverged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +189,7 @@ class PostProcessor:
         self, loc: np.ndarray, prior: np.ndarray, image: np.ndarray, sizes_px: Sequence
     ) -> np.ndarray:
         if not np.isfinite(loc).all():
-            raise ValueError("loc holds NaN or infinite values")
+            raise NotFiniteError("loc holds NaN or infinite values")
         scale = np.tile(np.asarray(sizes_px, np.float32).reshape(-1, 2), 2)[image]
         with np.errstate(over="ignore", invalid="ignore"):
             boxes = box_utils.decode(loc, np.asarray(self.priors, np.float32)[prior]) * scale
@@ -201,7 +206,7 @@ def candidates(logits: np.ndarray, threshold: float) -> Tuple[np.ndarray, np.nda
         (N,) int64 rows, (N,) int64 classes from 1, (N,) float32 probabilities; by row, then class.
 
     Raises:
-        ValueError: a row's background or best class is NaN or infinite.
+        NotFiniteError: a row's background or best class is NaN or infinite.
     """
     logits = np.ascontiguousarray(logits)
     count, classes = logits.shape
@@ -211,7 +216,7 @@ def candidates(logits: np.ndarray, threshold: float) -> Tuple[np.ndarray, np.nda
     cuts = (np.arange(count)[:, None] * classes + (0, 1)).ravel()
     background, best = np.maximum.reduceat(logits.ravel(), cuts).reshape(-1, 2).T
     if not (np.isfinite(best).all() and np.isfinite(background).all()):
-        raise ValueError("logits hold NaN or infinite values")
+        raise NotFiniteError("logits hold NaN or infinite values")
     rows = np.arange(count)
     if 0 < threshold < 1:
         margin = math.log(threshold / (1 - threshold)) - 1e-3  # room for rounding

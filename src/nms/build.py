@@ -10,12 +10,15 @@ import tempfile
 from pathlib import Path
 from typing import Optional, Sequence
 
+from ..runtime.errors import M2DetError
+from ..runtime.files import replacing
+
 SOURCE = Path(__file__).with_name("cpu_nms.pyx")
 # no contraction to fused multiply-add, so that results equal NumPy's bit for bit on every machine
 COMPILE_ARGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-trapping-math"]
 
 
-class BuildError(RuntimeError):
+class BuildError(M2DetError, RuntimeError):
     """The extension cannot be built here; the message says what is missing."""
 
 
@@ -91,8 +94,8 @@ def _compile(modules: Sequence, work: Path) -> Path:
 def _install(made: Path, target: Path) -> Path:
     final = target / made.name
     try:
-        beside = Path(shutil.copy2(made, f"{final}.{os.getpid()}"))
-        os.replace(beside, final)
+        with replacing(final) as beside:
+            shutil.copy2(made, beside)
     except OSError as error:
         raise BuildError(f"cannot write {final}: {error.strerror}") from None
     return final

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Iterator, MutableMapping, Optional, Set
 
+from .errors import UsageError
+
 # oneDNN 3.10, which these releases bundle, takes its reference convolution for MindSpore's plain
 # layouts where it could use AVX-512: some hundred times slower. Kept to AVX2, it does not.
 FAULTY_RELEASES = ("2.9", "2.10")
@@ -54,11 +56,11 @@ def thread_count(root: Path = Path("/")) -> int:
     """Threads to compute with: OMP_NUM_THREADS, else every usable core.
 
     Raises:
-        ValueError: OMP_NUM_THREADS is no number.
+        UsageError: OMP_NUM_THREADS is no number.
     """
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # "4,2" is for nesting
     if text and not text.isdigit():
-        raise ValueError(f"OMP_NUM_THREADS: expected a whole number, not {text!r}")
+        raise UsageError(f"OMP_NUM_THREADS: expected a whole number, not {text!r}")
     return int(text or 0) or usable_cores(root)
 
 

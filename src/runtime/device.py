@@ -8,15 +8,20 @@ import numpy as np
 from mindspore.communication import get_group_size, get_rank, init
 
 from .cpu_settings import thread_count
+from .errors import M2DetError
 from .gpu.workarounds import set_gpu_context
 from .graph_cache.cached_cell import open_cache
+
+
+class DeviceError(M2DetError, ValueError):
+    """A device that is not there or cannot be used."""
 
 
 def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> Tuple[int, int]:
     """Select graph mode, device and cache of graphs; returns (rank, number of ranks).
 
     Raises:
-        ValueError: the device is not there.
+        DeviceError: the device is not there.
     """
     ms.set_context(mode=ms.GRAPH_MODE)
     if target == "CPU":
@@ -30,7 +35,7 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
         reason = str(error).strip().splitlines()[0]
         if target == "GPU":
             reason = f"`python -m src.runtime.gpu.check_device` says what is missing ({reason})"
-        raise ValueError(f"device {target} {device_id} cannot be used: {reason}") from None
+        raise DeviceError(f"device {target} {device_id} cannot be used: {reason}") from None
     rank, world_size = 0, 1
     if distribute:
         init()

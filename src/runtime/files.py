@@ -1,23 +1,146 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files written whole or not at all, checksums."""
+"""Files written whole or not at all, folders held by one process, checksums."""
 
+import contextlib
+import errno
+import fcntl
 import hashlib
+import json
 import os
+import re
+import socket
 from pathlib import Path
+from typing import Any, Iterator, TextIO, Union
+
+from .errors import M2DetError
+
+LOCK_NAME = ".lock"
+_LONGEST_NAME = 200  # bytes; file systems take 255
+_TEMPORARY = re.compile(r"\.(\d+)\..+")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+class LockedError(M2DetError):
+    """Another process holds the folder."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a name beside `path`, with its ending, for a program to write a file to.
+
+    When the block ends, that file takes the place of `path`, so that a crash or a power cut leaves
+    the old content or the new, never a part. When it fails, what it has written is removed.
+
+    Raises:
+        OSError: naming `path`, whatever the file was called while it was written.
+    """
+    temporary = path.with_name(_temporary_name(path.name))
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        if not temporary.is_symlink():
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            temporary.unlink(missing_ok=True)
+        except KeyboardInterrupt:  # a second Ctrl-C
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_atomically(path: Path, content: Union[str, bytes]) -> None:
+    """Write a file as `replacing` does; text as UTF-8, file names in it byte for byte.
+
+    Raises:
+        OSError: naming `path`.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any, **layout: Any) -> None:
+    """Write JSON as `replacing` does; `layout` is handed to `json.dumps`.
+
+    Raises:
+        OSError: naming `path`.
+    """
+    write_atomically(path, json.dumps(value, **layout) + "\n")
+
+
+def _temporary_name(name: str) -> str:
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest() + os.path.splitext(name)[1]
+    return f".{os.getpid()}.{name}"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `replacing` has left in `folder` of processes that were killed."""
+    for path in folder.glob(".*.*"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and not os.path.exists(f"/proc/{match.group(1)}"):
+            path.unlink(missing_ok=True)
+
+
+def remove_unfinished() -> None:
+    """Remove the files this process is writing by `replacing`, before it ends at once."""
+    for handle in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{handle}")
+            if os.path.basename(target).startswith(f".{os.getpid()}."):
+                os.unlink(target)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder`, which is made if need be, for this process.
+
+    The kernel lets it go when the process ends, in whatever way. Forked workers do not hold it.
+    Where the file system has no locks it goes on without.
+
+    Raises:
+        LockedError: another process holds it.
+        OSError: nothing can be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK_NAME
+    with _lock(path) as file:
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> TextIO:
+    """The file at `path`, open and locked."""
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (returned open)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which forks inherit
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        except FileNotFoundError:  # its holder has just removed it
+            pass
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return file
+            file.seek(0)
+            holder = file.read()
+            file.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise LockedError(f"{path.parent}: in use by process {holder or 'unknown'}") from None
+        file.close()
 
 
 def sync_folder(folder: Path) -> None:
@@ -36,8 +159,3 @@ def file_sha256(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-def one_line(error: BaseException, length: int = 160) -> str:
-    """An exception's text without line breaks, cut to `length`."""
-    return " ".join(str(error).split())[:length] or type(error).__name__

@@ -25,6 +25,8 @@ from typing import Dict, List, Mapping, Optional, Sequence
 
 import psutil
 
+from .errors import M2DetError, UsageError
+
 GRACE_SECONDS = 60.0  # for the ranks to end after a signal
 SCHEDULER_SECONDS = 30.0  # for msrun and its scheduler to end when no rank is left
 FAILED_SECONDS = 3.0  # the same when one has failed: the scheduler would wait minutes for it
@@ -59,26 +61,26 @@ def hosts_from(environment: Mapping[str, str]) -> Hosts:
     """`NNODES`, `NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT`.
 
     Raises:
-        ValueError: one of them is missing or no number that fits.
+        UsageError: one of them is missing or no number that fits.
     """
     count = _number(environment, "NNODES", 1, "1")
     if count == 1:
         return Hosts()
     number = _number(environment, "NODE_RANK", 0)
     if number >= count:
-        raise ValueError(f"NODE_RANK must be below NNODES ({count}), not {number}")
+        raise UsageError(f"NODE_RANK must be below NNODES ({count}), not {number}")
     address = environment.get("MASTER_ADDR")
     if not address:
-        raise ValueError(f"MASTER_ADDR, the first host's address, must be set for {count} hosts")
+        raise UsageError(f"MASTER_ADDR, the first host's address, must be set for {count} hosts")
     return Hosts(count, number, address, _number(environment, "MASTER_PORT", 1, "8118"))
 
 
 def _number(environment: Mapping[str, str], name: str, least: int, default: str = "") -> int:
     text = environment.get(name) or default
     if not text:
-        raise ValueError(f"{name} must be set where there are several hosts (NNODES)")
+        raise UsageError(f"{name} must be set where there are several hosts (NNODES)")
     if not text.isdigit() or int(text) < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {text!r}")
+        raise UsageError(f"{name} must be a whole number of at least {least}, not {text!r}")
     return int(text)
 
 
@@ -264,7 +266,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         args.log_dir.mkdir(parents=True, exist_ok=True)
         print(f"{args.ranks} rank(s), logs in {args.log_dir}", flush=True)
         return Launcher(command, args.log_dir).run()
-    except (OSError, ValueError) as error:
+    except (OSError, M2DetError) as error:
         print(f"src.runtime.launch: {error}", file=sys.stderr)
         return 2
 

@@ -13,6 +13,8 @@ import sys
 import threading
 from typing import Any, Callable, Optional
 
+from .files import remove_unfinished
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.2  # how often the waiting thread looks whether it is still needed
 
@@ -65,6 +67,7 @@ class StopSignal:
 
     def _take(self, number: int) -> None:
         if not self._deferred or self.number == number:
+            remove_unfinished()
             sys.stdout.flush()
             self._end(128 + number)
         self.number = self.number or number

@@ -12,6 +12,8 @@ import typing
 from dataclasses import field, replace
 from typing import Any, Dict, Mapping, Sequence, Tuple, Union
 
+from .errors import M2DetError
+
 
 def at_least(minimum: float, default: Any) -> Any:
     """A field whose number (or each of them) must not be below `minimum`."""
@@ -23,7 +25,7 @@ def between(minimum: float, maximum: float, default: Any) -> Any:
     return field(default=default, metadata={"min": minimum, "max": maximum})
 
 
-class ConfigError(ValueError):
+class ConfigError(M2DetError, ValueError):
     """A preset, section, key or value that does not exist or has the wrong type."""
 
 

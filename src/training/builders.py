@@ -17,6 +17,7 @@ from ..loss import ModelWithLoss, MultiBoxLoss
 from ..model.cpu_layers import fit_to_device
 from ..priors import make_priors
 from ..runtime.graph_cache.cached_cell import Cached
+from ..runtime.typed_config import ConfigError
 from .lr_scheduler import learning_rates, total_steps
 from .network_setup import (
     freeze,
@@ -70,7 +71,7 @@ def prepare_network(config: Config, model: nn.Cell, world_size: int) -> None:
     if config.train.sync_batch_norm and world_size > 1:
         synchronise_batch_norm(model, world_size)
     if not model.trainable_params():
-        raise ValueError("train.freeze_backbone, train.freeze_batch_norm: nothing left to train")
+        raise ConfigError("train.freeze_backbone, train.freeze_batch_norm: nothing left to train")
     fit_to_device(model)
 
 

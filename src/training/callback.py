@@ -9,7 +9,8 @@ from typing import Callable, List, Mapping, Optional, Tuple
 
 import mindspore as ms
 
-from ..formats.checkpoint import STATE_PREFIX, remove_partial_files, save_checkpoint
+from ..formats.checkpoint import STATE_PREFIX, save_checkpoint
+from ..runtime.files import remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class CheckpointSaver(Callback):
         self._every_steps = every_steps
         self._keep = keep
         self._final_weights = final_weights or weights
-        remove_partial_files(folder, prefix)
+        remove_leftovers(folder)
 
     @property
     def final_path(self) -> Path:

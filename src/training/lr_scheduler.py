@@ -6,6 +6,8 @@ from typing import Sequence
 
 import numpy as np
 
+from ..runtime.typed_config import ConfigError
+
 WARMUP_START = 1e-6  # where the official warm-up begins
 
 
@@ -33,15 +35,15 @@ def learning_rates(
         schedule: "step" or "cosine".
 
     Raises:
-        ValueError: milestones out of order, a number of factors that does not fit them, or an
-            unknown schedule.
+        ConfigError: milestones out of order, or a number of factors that does not fit them.
+        ValueError: an unknown schedule.
     """
     if len(gamma) not in (1, len(milestones)):
-        raise ValueError(
+        raise ConfigError(
             f"train.gamma needs 1 or {len(milestones)} values (train.lr_epochs), not {len(gamma)}"
         )
     if list(milestones) != sorted(milestones):
-        raise ValueError(f"train.lr_epochs must ascend, not {list(milestones)}")
+        raise ConfigError(f"train.lr_epochs must ascend, not {list(milestones)}")
     epoch = np.arange(total_steps) / steps_per_epoch
     if schedule == "step":
         factors = list(gamma) * (len(milestones) if len(gamma) == 1 else 1)

@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import psutil
 
-from ..runtime.files import write_atomically
+from ..runtime.files import write_atomically, write_json
 from .callback import Callback, StepReport
 
 LOG = logging.getLogger(__name__)
@@ -272,7 +272,7 @@ def save_run(folder: Path, arguments: Sequence[str], facts: Mapping[str, Any]) -
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"starts": starts}, indent=2) + "\n")
+    write_json(path, {"starts": starts}, indent=2)
 
 
 def git_revision(folder: Path) -> Optional[str]:

@@ -13,12 +13,13 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 import mindspore as ms
 import numpy as np
 
+from ..runtime.errors import M2DetError
 from ..runtime.stop_signal import Stopped
 from .callback import Callback, StepReport
 from .optimizers import DynamicLossScale
 
 
-class TrainingError(ValueError):
+class TrainingError(M2DetError, ValueError):
     """Training cannot go on."""
 
 

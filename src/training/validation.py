@@ -11,6 +11,7 @@ from ..evaluation.coco_metrics import score_coco
 from ..evaluation.pipeline import detect_split
 from ..inference.detector import Detector
 from ..runtime.collectives import gather
+from ..runtime.errors import M2DetError
 from .callback import Callback, CheckpointSaver, StepReport
 from .ema import Ema
 
@@ -61,7 +62,7 @@ class SplitScorer:
                 self._detector = self._make_detector()
             self._model.set_train(False)
             complete = self._detect(results)
-        except ValueError as error:  # e.g. outputs that are not finite
+        except M2DetError as error:  # e.g. outputs that are not finite
             LOG.warning("not scored: %s", error)
             complete = False
         finally:

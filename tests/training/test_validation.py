@@ -4,6 +4,7 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from src.formats.checkpoint import read_checkpoint
+from src.inference.postprocess import NotFiniteError
 from src.runtime.collectives import gather
 from src.training import validation as train_eval
 from src.training.callback import CheckpointSaver, StepReport
@@ -129,7 +130,7 @@ def test_a_scorer_leaves_the_network_in_training(monkeypatch):
 
 def test_outputs_that_are_not_finite_are_no_score(monkeypatch, caplog):
     def fail(indices):
-        raise ValueError("loc holds NaN")
+        raise NotFiniteError("loc holds NaN")
 
     model, score = scorer(monkeypatch, fail)
     assert score() is None

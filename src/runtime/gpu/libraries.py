@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ..errors import M2DetError
+from ..files import replacing
+
 RUNTIME = "libcudart.so.11.0"
 HOME_NAME = "m2det-cuda"
 _NVCC = '#!/bin/sh\n# Stands in for the compiler: MindSpore asks it for the version.\necho "{}"\n'
 
 
-class GpuLibraryError(ValueError):
+class GpuLibraryError(M2DetError, ValueError):
     """Something the GPU plugin needs is not installed; the message says what to do."""
 
 
@@ -107,17 +110,15 @@ def make_cuda_home(folder: Path, version: str, runtime: Path) -> Path:
     text = _NVCC.format(f"Cuda compilation tools, release {version}, V{version}.0")
     if not program.is_file() or program.read_text(encoding="utf-8") != text:
         program.parent.mkdir(parents=True, exist_ok=True)
-        draft = program.with_name(f".nvcc.{os.getpid()}")
-        draft.write_text(text, encoding="utf-8")
-        draft.chmod(0o755)
-        os.replace(draft, program)
+        with replacing(program) as draft:
+            draft.write_text(text, encoding="utf-8")
+            draft.chmod(0o755)
     (folder / "lib64").mkdir(parents=True, exist_ok=True)
     for name in (RUNTIME, f"libcudart.so.{version}.0"):
         link = folder / "lib64" / name
         if not link.is_symlink() or os.readlink(link) != str(runtime):
-            draft = link.with_name(f".{name}.{os.getpid()}")
-            draft.symlink_to(runtime)
-            os.replace(draft, link)
+            with replacing(link) as draft:
+                draft.symlink_to(runtime)
     return folder
 
 

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional
 
+from ..files import write_atomically
+
 VARIABLE = "M2DET_CACHE"
 ENDING = ".graph"
 MOST_BYTES = 2**30
@@ -104,17 +106,9 @@ class Store:
         Raises:
             CacheError: it could not be written; nothing of it is left.
         """
-        name = ""
         try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-                name = file.name
-                file.write(_pack(files))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self.path(key))
+            write_atomically(self.path(key), _pack(files))
         except OSError as error:
-            if name:
-                Path(name).unlink(missing_ok=True)
             raise CacheError(f"{self.folder}: {error.strerror or error}") from None
         self.prune(MOST_BYTES, MOST_DAYS)
 

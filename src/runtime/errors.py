@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parent of the project's errors, and text of errors on one line."""
+
+
+class M2DetError(Exception):
+    """An expected failure. The message is one line: the file or key, and what was expected.
+
+    Every error class of the project is derived from it; programs print it without a traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class UsageError(M2DetError, ValueError):
+    """Arguments or settings that cannot be followed."""
+
+
+def printable(text: str) -> str:
+    """`text` on one line: control characters and broken Unicode, as in odd file names, escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
+def one_line(error: BaseException, length: int = 160) -> str:
+    """An exception's text without line breaks, cut to `length`."""
+    return printable(" ".join(str(error).split()))[:length] or type(error).__name__

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files written whole or not at all, and folders held by one process."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.runtime.files import (
+    LOCK_NAME,
+    LockedError,
+    locked,
+    remove_leftovers,
+    remove_unfinished,
+    replacing,
+    write_atomically,
+    write_json,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLD = """
+import sys, time
+from pathlib import Path
+from src.runtime.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def old(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    return path
+
+
+def assert_untouched(path):
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def interrupt(path, error):
+    with replacing(path) as draft:
+        draft.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("content", ["Straße\n", b"\x00\xff"])
+def test_the_new_content_takes_the_place_of_the_old(old, content):
+    write_atomically(old, content)
+    assert old.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert os.listdir(old.parent) == [old.name]
+
+
+def test_a_file_name_that_is_not_utf_8_keeps_its_bytes(old):
+    write_atomically(old, os.fsdecode(b"a\xffb"))
+    assert old.read_bytes() == b"a\xffb"
+
+
+def test_json(old):
+    write_json(old, {"ß": [1, None]}, indent=1, ensure_ascii=False)
+    assert "ß" in old.read_text("utf-8")
+    assert json.loads(old.read_text("utf-8")) == {"ß": [1, None]}
+
+
+def test_a_program_writes_to_a_name_with_the_same_ending(old):
+    with replacing(old) as path:
+        assert path.suffix == ".html"
+        assert path.parent == old.parent
+        path.write_text("new")
+        assert old.read_text() == "old"
+    assert old.read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".txt", "ß" * 124 + ".txt"])
+def test_the_longest_name_can_be_written(tmp_path, name):
+    write_atomically(tmp_path / name, "text")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(old):
+    with pytest.raises(OSError, match=r"report\.html") as caught:
+        interrupt(old, OSError(errno.ENOSPC, "No space left on device"))
+    assert caught.value.filename == str(old)
+    assert caught.value.errno == errno.ENOSPC
+    assert_untouched(old)
+
+
+def test_a_folder_that_is_not_there_is_named_by_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(tmp_path / "none" / "a.txt", "text")
+    assert caught.value.filename == str(tmp_path / "none" / "a.txt")
+
+
+def test_an_error_about_another_file_keeps_its_name(old):
+    with pytest.raises(FileNotFoundError, match="source"), replacing(old):
+        Path("source").read_bytes()
+    assert_untouched(old)
+
+
+def test_a_second_ctrl_c_leaves_nothing(old, monkeypatch):
+    unlink, calls = Path.unlink, []
+
+    def interrupted(self, missing_ok=False):
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(old, KeyboardInterrupt())
+    assert_untouched(old)
+
+
+def test_what_is_open_is_removed_before_the_process_ends(old):
+    with replacing(old) as path, open(path, "w") as file:
+        file.write("half")
+        remove_unfinished()
+        assert_untouched(old)
+        path.write_text("new")  # or the block would not find it
+
+
+def test_leftovers_of_killed_processes_are_removed_and_no_others(old):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (old.parent / f".{process.pid}.net.ckpt").write_text("half")
+    kept = [f".{os.getpid()}.net.ckpt", ".hidden.txt", ".12x.txt", old.name]
+    for name in kept[:-1]:
+        (old.parent / name).write_text("mine")
+    remove_leftovers(old.parent)
+    assert sorted(os.listdir(old.parent)) == sorted(kept)
+
+
+def test_a_folder_is_held_until_its_process_is_killed(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match=f"in use by process {process.pid} "), locked(folder):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with locked(folder):
+        assert (folder / LOCK_NAME).read_text().startswith(f"{os.getpid()} ")
+    assert not os.listdir(folder)
+
+
+def test_a_fork_does_not_keep_the_folder(tmp_path):
+    """A worker outlives a killed parent for a while."""
+    script = HOLD.replace('print("held"', "import os; worker = os.fork(); worker and print(worker")
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        worker = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        try:
+            with locked(tmp_path):
+                os.kill(worker, 0)  # it is still there
+        finally:
+            os.kill(worker, signal.SIGKILL)
