@@ -165,6 +165,19 @@ def randomise(net, seed=0):
     return net
 
 
+def skeleton(**options):
+    """The network without memory behind its parameters."""
+    with torch.device("meta"):
+        return M2Det(**options).eval()
+
+
+def with_weights(state, **options):
+    """The network with an official state dict of arrays, in evaluation mode; shares their memory."""
+    net = skeleton(**options)
+    net.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, assign=True)
+    return net
+
+
 def multibox_loss(loc, logits, loc_targets, labels, neg_pos_ratio=3):
     """SSD's loss: smooth L1 over positives; cross entropy over positives and the hardest negatives.
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training computes what the official code and the PyTorch reference compute, in graph mode."""
 
-import re
-
 import golden_values as golden
 import mindspore as ms
 import numpy as np
@@ -10,11 +8,16 @@ import pytest
 import reference_torch as ref
 import torch
 from networks import arrays, golden_network, images_for, pair
+from rounding import assert_within, in_float64_and_spread
 
 from src.formats.pytorch_keys import Layout
 from src.loss import ModelWithLoss, MultiBoxLoss
 from src.training.optimizers import build_optimizer
 from src.training.train_step import TrainOneStepCell, Update
+
+# Of seeds 0 to 9 the one where rounding matters least: no ReLU of the small maps is near zero.
+# With seed 0, PyTorch's third gradient norm is 2.3e-3 off with AVX2 and 2.2e-6 with AVX-512.
+CALM_SEED = 5
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +50,7 @@ def run_steps(net, batch, num_classes=81):
     with_loss = ModelWithLoss(net, MultiBoxLoss(num_classes))
     cell = TrainOneStepCell(with_loss, Update(optimizer, clip_grad_norm=4.0))
     batch = [ms.Tensor(part) for part in (*batch, np.float32(0))]
-    return np.array([[float(value.asnumpy()) for value in cell(*batch)] for _ in range(3)])
+    return np.array([[float(value.asnumpy()) for value in cell(*batch)[:3]] for _ in range(3)])
 
 
 def by_official_name(net):
@@ -56,40 +59,66 @@ def by_official_name(net):
     return {layout.official_keys(name)[0]: p for name, p in net.parameters_dict().items()}
 
 
+def by_step(values):
+    """{(step, what): number} of the (3, 3) numbers of three steps."""
+    names = ("loc loss", "conf loss", "gradient norm")
+    return {(i, name): row[j] for i, row in enumerate(values) for j, name in enumerate(names)}
+
+
 def test_training_steps(graph):
     """With frozen statistics: losses, norms and all parameters after three steps."""
-    reference, net = pair(sfam=True)
+    reference, net = pair(CALM_SEED, sfam=True)
     parameters = by_official_name(net)
-    images, boxes, labels = batch_for(reference)
-    found = run_steps(net, (images, boxes, labels), 5)
-    before = arrays(reference)
-    tensors = (torch.from_numpy(x) for x in (images, boxes, labels.astype(np.int64)))
-    expected = np.array(ref.train_steps(reference, *tensors, steps=3))
-    assert expected[0, 2] > 4  # so that clipping has something to do
-    np.testing.assert_allclose(found[:, :2], expected[:, :2], rtol=1e-4)
-    np.testing.assert_allclose(found[:, 2], expected[:, 2], rtol=1e-3)
-    after = arrays(reference)
-    for key, parameter in parameters.items():
-        moved = np.abs(after[key] - before[key]).max()
-        bound = 1e-3 * moved + 1e-6 * np.abs(after[key]).max()
-        np.testing.assert_allclose(parameter.asnumpy(), after[key], 0, bound, err_msg=key)
+    batch = batch_for(reference)
+    start = {key: values.astype(np.float64) for key, values in arrays(reference).items()}
+
+    def steps(net, dtype):
+        before = arrays(net)
+        images, boxes = (torch.from_numpy(part).to(dtype) for part in batch[:2])
+        labels = torch.from_numpy(batch[2]).long()
+        made = by_step(ref.train_steps(net, images, boxes, labels, steps=3))
+        after = arrays(net)
+        # Less what the weights were off from the start.
+        made.update((key, after[key] - (before[key] - start[key])) for key in parameters)
+        return made
+
+    expected, spread = in_float64_and_spread(reference, steps)
+    assert expected[0, "gradient norm"] > 4  # so that clipping has something to do
+    # A ReLU that turns over shows in a few weights of a layer: the worst layer speaks for all.
+    unit = {
+        key: 1e-3 * np.abs(expected[key] - start[key]).max() + 2**-23 * np.abs(start[key]).max()
+        for key in parameters
+    }
+    worst = max(spread[key] / unit[key] for key in parameters)
+    spread.update((key, worst * unit[key]) for key in parameters)
+    # With more the comparison says little, and CALM_SEED is to be chosen anew.
+    assert worst < 4
+    assert all(spread[i, "gradient norm"] < 5e-4 * expected[i, "gradient norm"] for i in range(3))
+    found = by_step(run_steps(net, batch, 5))
+    found.update((key, parameter.asnumpy()) for key, parameter in parameters.items())
+    assert_within(found, expected, spread)
+
+
+def running(values):
+    """The running averages among {official key: values}."""
+    return {key: values[key] for key in values if ".running_" in key}
 
 
 def test_batch_statistics(graph):
     """One training-mode forward: outputs and every running average, the shared squeeze's too."""
     reference, net = pair(num_levels=3, sfam=True, num_scales=3)
-    reference.train()
-    net.set_train(True)
     images = images_for(128, batch=4)
-    with torch.no_grad():
-        loc, _ = reference(torch.from_numpy(images))
-    found = net(ms.Tensor(images))[0].asnumpy()
-    np.testing.assert_allclose(found, loc.numpy(), rtol=0, atol=2e-3 * np.abs(loc.numpy()).max())
-    after = arrays(reference)
-    for key, parameter in by_official_name(net).items():
-        if ".running_" in key:
-            bound = 1e-4 * np.abs(after[key]).max()
-            np.testing.assert_allclose(parameter.asnumpy(), after[key], 0, bound, err_msg=key)
+
+    @torch.no_grad()
+    def forward(net, dtype):
+        loc, _ = net.train()(torch.from_numpy(images).to(dtype))
+        return {"loc": loc.numpy(), **running(arrays(net))}
+
+    expected, spread = in_float64_and_spread(reference, forward)
+    averages = running(by_official_name(net))
+    found = {"loc": net.set_train(True)(ms.Tensor(images))[0].asnumpy()}
+    found.update((key, parameter.asnumpy()) for key, parameter in averages.items())
+    assert_within(found, {key: expected[key] for key in found}, spread)
 
 
 def golden_batch(stored):
@@ -123,15 +152,26 @@ def test_golden_training_steps(graph):
 
 @pytest.mark.slow
 def test_golden_batch_statistics(graph):
-    stored = golden.arrays("train_vgg16_320_sfam")
+    """Losses of a training-mode forward and every running average after it.
+
+    Statistics over 1x1 maps of three images make much of a rounding: the values of the official
+    code are those of one processor (`tests/test_reference.py` compares the reference with them).
+    """
+    batch = golden_batch(golden.arrays("train_vgg16_320_sfam"))
+    state = golden.state_dict("vgg16_320_sfam")
+
+    @torch.no_grad()
+    def forward(net, dtype):
+        images, boxes, labels = (torch.from_numpy(part) for part in batch)
+        outputs = net.train()(images.to(dtype))
+        losses = ref.multibox_loss(*outputs, boxes.to(dtype), labels.long())
+        return {"losses": losses, **running(arrays(net))}
+
+    expected, spread = in_float64_and_spread(ref.with_weights(state, sfam=True), forward)
     net = golden_network("vgg16_320_sfam")
-    parameters = by_official_name(net)
-    images, boxes, labels = (ms.Tensor(part) for part in golden_batch(stored))
-    net.set_train(True)
-    losses = MultiBoxLoss(81)(*net(images), boxes, labels)
-    # Batch statistics over 1x1 maps of three images amplify rounding: the order of summation shows.
-    expected = stored["train_mode_loss_l_loss_c"]
-    np.testing.assert_allclose([float(x.asnumpy()) for x in losses], expected, rtol=5e-3)
-    names = [re.sub(r"^leach\.\d", "leach.0", str(name)) for name in stored["stat_names"]]
-    norms = [np.linalg.norm(parameters[name].asnumpy()) for name in names]
-    np.testing.assert_allclose(norms, stored["stat_norms_after_one_train_forward"], rtol=2e-4)
+    averages = running(by_official_name(net))
+    images, boxes, labels = (ms.Tensor(part) for part in batch)
+    losses = MultiBoxLoss(81)(*net.set_train(True)(images), boxes, labels)
+    found = {"losses": [float(x.asnumpy()) for x in losses]}
+    found.update((key, parameter.asnumpy()) for key, parameter in averages.items())
+    assert_within(found, {key: expected[key] for key in found}, spread)
