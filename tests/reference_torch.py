@@ -172,7 +172,7 @@ def skeleton(**options):
 
 
 def with_weights(state, **options):
-    """The network with an official state dict of arrays, in evaluation mode; shares their memory."""
+    """The network, in evaluation mode, on the memory of an official state dict of arrays."""
     net = skeleton(**options)
     net.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, assign=True)
     return net

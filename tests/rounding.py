@@ -17,9 +17,9 @@ NUDGE = 2**-21
 
 
 def in_float64_and_spread(reference, compute, nudged=4):
-    """What `compute(network, dtype)` ({name: array}) gives in float64, and float32's distance to it.
+    """What `compute(network, dtype)` ({name: array}) gives in float64, and how far float32 is off.
 
-    The distance is one number for a name: the largest over the elements of its array, and over
+    The distance is one number for each name: the largest over the elements of its array, and over
     one run from the weights as they are and `nudged` runs from weights that are off by NUDGE. Every
     run has its own copy of `reference`.
     """
