@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways round faults of MindSpore's GPU back end, for the releases 2.7.2 to 2.10.0.
 
-Whether a fault is still there in another release: the first three show on a machine without a GPU,
-`pytest --runxfail -m slow tests/test_fake_gpu.py -k fault` passes where they are gone. The other
-two need one and say how below.
+Whether a fault is still there in another release: the first two functions' faults show without a
+GPU, `pytest -m slow tests/test_fake_gpu.py -k fault` fails where one is gone. The other two need a
+GPU and say how below.
 """
 
 import mindspore as ms
