@@ -16,7 +16,7 @@ from fake_gpu.build import build
 
 from src.runtime.gpu.libraries import find_mindspore
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STEP = str(ROOT / "tests" / "fake_gpu" / "step.py")
 slow = pytest.mark.slow
 MINUTES = 15 * 60
