@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import rendered
-from fake_gpu.build import build
 
 from src.runtime.gpu.libraries import find_mindspore
+from tests.datasets import rendered
+from tests.fake_gpu.build import build
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP = str(ROOT / "tests" / "fake_gpu" / "step.py")
