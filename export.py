@@ -10,7 +10,8 @@ from src.formats.checkpoint import load_labels, resolve_config
 from src.formats.export_metadata import Request, labels_for
 from src.formats.export_network import check_request, export_network
 from src.formats.onnx_graph import import_onnx
-from src.inference.detector import build_postprocessor, load_network
+from src.inference.detector import build_postprocessor
+from src.inference.mindspore_network import load_network
 from src.runtime.device import setup_device
 from src.utils import add_common_arguments, run_main
 

@@ -17,7 +17,7 @@ from src.data.coco_utils import load_data
 from src.data.images import read_image
 from src.drawing.network_insides import draw_activations, draw_matches, draw_priors
 from src.formats.checkpoint import resolve_config
-from src.inference.detector import load_network
+from src.inference.mindspore_network import load_network
 from src.inference.views import View, view_input
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
 from src.runtime.device import setup_device

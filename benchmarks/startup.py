@@ -59,7 +59,7 @@ def our_side(case: Case, folder: Path) -> None:
     """The same through the parts of train.py, and of eval.py and demo.py."""
     from mindspore import Tensor
 
-    from src.inference.detector import cell_network, load_network
+    from src.inference.mindspore_network import cell_network, load_network
     from src.model import build_model
     from src.runtime.device import setup_device
 

@@ -89,7 +89,8 @@ def our_evaluation(case: Case, folder: Path, data: DetectionData) -> Timed:
 
     from src.evaluation.pipeline import detect_split
     from src.formats.checkpoint import Labels
-    from src.inference.detector import Detector, cell_network
+    from src.inference.detector import Detector
+    from src.inference.mindspore_network import cell_network
 
     config, net = sides.our_network(case, folder)
     network = cell_network(net)

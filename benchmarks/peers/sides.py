@@ -115,7 +115,7 @@ def mindspore(case: Case, folder: Path) -> Run:
 
 def our_network(case: Case, folder: Path) -> Tuple[Any, Any]:
     """(configuration, network with the weights of a case, in evaluation mode)."""
-    from src.inference.detector import load_network
+    from src.inference.mindspore_network import load_network
     from src.runtime.device import setup_device
 
     setup_device("CPU")

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in a run's folder: checkpoints, `config.json` and `labels.json`, written atomically."""
+"""What lies in a run's folder: checkpoints, `config.json` and `labels.json`, written atomically.
+
+MindSpore is imported by the functions that read or write tensors: an ONNX file needs labels and no
+framework.
+"""
+
+from __future__ import annotations
 
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-import mindspore as ms
 import numpy as np
-from mindspore import nn
 
 from ..config import Config, ConfigError, from_json, get_config, override, to_json
 from ..runtime.errors import M2DetError, one_line
 from ..runtime.files import replacing, write_atomically, write_json
+
+if TYPE_CHECKING:
+    import mindspore as ms
+    from mindspore import nn
 
 CONFIG_NAME = "config.json"
 LABELS_NAME = "labels.json"
@@ -85,6 +93,8 @@ def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
     Raises:
         OSError: it cannot be written; what was there before is still there.
     """
+    import mindspore as ms
+
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = path.suffix[1:]
     if kind not in ("ckpt", "safetensors"):
@@ -114,6 +124,8 @@ def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} not found")
+    import mindspore as ms
+
     kind = "safetensors" if path.suffix == ".safetensors" else "ckpt"
     logging.disable(logging.CRITICAL)  # MindSpore logs what the exception says
     try:
@@ -139,6 +151,8 @@ def load_weights(net: nn.Cell, path: Any, prefix: str = "") -> None:
     Raises:
         CheckpointError: missing or damaged file, or any mismatch; the message names them all.
     """
+    import mindspore as ms
+
     path = Path(path)
     loaded = read_checkpoint(path)
     weights = {

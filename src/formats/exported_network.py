@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks that `export.py` wrote, loaded for use: MINDIR by MindSpore, ONNX by onnxruntime.
+Neither is imported before such a file is opened.
 
 B batch, S input side, P priors, C classes with background 0. What a file is travels as JSON beside
 it (`FILE.json`, with the file's checksum) and inside it, so that either is enough.
@@ -10,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
 
-import mindspore as ms
 import numpy as np
-from mindspore import nn
 
 from ..config import Config, ConfigError, from_json
 from ..runtime.errors import M2DetError, one_line
@@ -150,7 +149,9 @@ def _metadata_beside(path: Path) -> Optional[str]:
 
 def _open_mindir(path: Path) -> Tuple[Run, Optional[str]]:
     # The protocol buffer is looked at first: for a damaged one MindSpore's loader prints pages.
+    import mindspore as ms
     from google.protobuf.message import DecodeError
+    from mindspore import nn
     from mindspore.train.mind_ir_pb2 import ModelProto
 
     model = ModelProto()

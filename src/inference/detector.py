@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
-from mindspore import Tensor, nn
-from mindspore.nn.utils import no_init_parameters
 
 from ..config import Config
-from ..formats.checkpoint import Labels, load_labels, load_weights, resolve_config
-from ..model import M2Det, build_model
-from ..model.cpu_layers import fit_to_device
+from ..formats.checkpoint import Labels, load_labels, resolve_config
 from ..priors import build_priors, make_priors
 from ..runtime.errors import UsageError
-from ..runtime.graph_cache.cached_cell import Cached
 from ..runtime.stopwatch import Stopwatch
 from .merging import merge_views
 from .postprocess import Candidates, Detections, PostProcessor, candidates
@@ -62,32 +57,6 @@ def build_plan(config: Config) -> ViewPlan:
         test.tile_px,
         test.tile_overlap,
     )
-
-
-def load_network(config: Config, path: Path) -> M2Det:
-    """The network of a configuration with the weights of a checkpoint, in evaluation mode.
-
-    Raises:
-        ValueError: a missing or damaged file, or weights that do not fit.
-    """
-    with no_init_parameters():  # drawing 132 million numbers takes 4 s
-        network = build_model(config)
-    load_weights(network, path)
-    network.set_train(False)
-    return network
-
-
-def cell_network(cell: nn.Cell) -> Network:
-    """A network cell, in evaluation mode, as a function of arrays."""
-    fit_to_device(cell)
-    cell.set_train(False)
-    cached = Cached(cell)
-
-    def run(inputs: np.ndarray) -> Outputs:
-        loc, logits = cached(Tensor(inputs))
-        return loc.asnumpy(), logits.asnumpy()
-
-    return run
 
 
 class Detector:
@@ -143,6 +112,8 @@ class Detector:
         Raises:
             ValueError: a missing or damaged file, or weights that do not fit the configuration.
         """
+        from .mindspore_network import cell_network, load_network
+
         path = Path(path)
         config = config or resolve_config(None, (), path)
         network = load_network(config, path)

@@ -12,7 +12,8 @@ from ..data.dataset import batches, build_train_dataset
 from ..data.records import DetectionData
 from ..evaluation.coco_metrics import category_ids_for
 from ..formats.checkpoint import Labels
-from ..inference.detector import Detector, cell_network
+from ..inference.detector import Detector
+from ..inference.mindspore_network import cell_network
 from ..loss import ModelWithLoss, MultiBoxLoss
 from ..model.cpu_layers import fit_to_device
 from ..priors import make_priors

@@ -19,7 +19,8 @@ from src.data.images import read_image
 from src.data.transforms import to_input
 from src.formats.export_check import decoded, hard_nms_of, network_outputs
 from src.formats.exported_network import load_exported
-from src.inference.detector import Detector, cell_network
+from src.inference.detector import Detector
+from src.inference.mindspore_network import cell_network
 from src.inference.postprocess import Detections, PostProcessor
 from src.priors import make_priors
 

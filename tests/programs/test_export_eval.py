@@ -8,7 +8,8 @@ from datasets import write_coco
 from exporting import LABELS
 
 import eval as evaluate
-from src.inference.detector import Detector, cell_network
+from src.inference.detector import Detector
+from src.inference.mindspore_network import cell_network
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network run by MindSpore, as the function of arrays that `Detector` takes."""
+
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.nn.utils import no_init_parameters
+
+from ..config import Config
+from ..formats.checkpoint import load_weights
+from ..model import M2Det, build_model
+from ..model.cpu_layers import fit_to_device
+from ..runtime.graph_cache.cached_cell import Cached
+from .detector import Network, Outputs
+
+
+def load_network(config: Config, path: Path) -> M2Det:
+    """The network of a configuration with the weights of a checkpoint, in evaluation mode.
+
+    Raises:
+        ValueError: a missing or damaged file, or weights that do not fit.
+    """
+    with no_init_parameters():  # drawing 132 million numbers takes 4 s
+        network = build_model(config)
+    load_weights(network, path)
+    network.set_train(False)
+    return network
+
+
+def cell_network(cell: nn.Cell) -> Network:
+    """A network cell, in evaluation mode, as a function of arrays."""
+    fit_to_device(cell)
+    cell.set_train(False)
+    cached = Cached(cell)
+
+    def run(inputs: np.ndarray) -> Outputs:
+        loc, logits = cached(Tensor(inputs))
+        return loc.asnumpy(), logits.asnumpy()
+
+    return run
