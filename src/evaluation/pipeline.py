@@ -107,7 +107,7 @@ def _finish(
 ) -> None:
     """Post-processing of a batch, and its results handed on."""
     sizes = [(part.size_px[0], part.size_px[1]) for part in batch]
-    found = detector.finish([part.views for part in batch], outputs, sizes, watch)
+    found = detector.postprocess([part.views for part in batch], outputs, sizes, watch)
     entries: List[Results] = []
     for part, detections in zip(batch, found):
         scale = np.divide([part.record.width, part.record.height], part.size_px)

@@ -17,7 +17,7 @@ from ..runtime.errors import UsageError
 from ..runtime.stopwatch import Stopwatch
 from .merging import merge_views
 from .postprocess import Candidates, Detections, PostProcessor, candidates
-from .views import View, ViewPlan, place, view_input
+from .views import View, ViewPlan, map_to_image, view_input
 
 __all__ = ["Detections", "Detector", "PostProcessor", "build_postprocessor", "candidates"]
 
@@ -85,7 +85,7 @@ class Detector:
         merge: str = "wbf",
     ) -> None:
         self.network = network
-        self.postprocess = postprocess
+        self.postprocessor = postprocess
         self.mean_bgr = mean_bgr
         self.labels = labels
         self.plan = plan or ViewPlan(input_size)
@@ -157,9 +157,9 @@ class Detector:
         Raises:
             ValueError: not an image of that form.
         """
-        return self.many([image])[0]
+        return self.detect_batch([image])[0]
 
-    def many(self, images: Sequence[np.ndarray], batch_size: int = 1) -> List[Detections]:
+    def detect_batch(self, images: Sequence[np.ndarray], batch_size: int = 1) -> List[Detections]:
         """Detections of each image; the network sees `batch_size` views at a time."""
         for image in images:
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
@@ -172,7 +172,7 @@ class Detector:
             lambda row: view_input(*tasks[row], self.mean_bgr),
             batch_size,
         )
-        return self.finish(views, outputs, sizes_px)
+        return self.postprocess(views, outputs, sizes_px)
 
     def forward(
         self, views: Sequence[View], make_input: Callable[[int], np.ndarray], batch_size: int
@@ -188,14 +188,14 @@ class Detector:
             for start in range(0, len(rows), batch_size):
                 chunk = rows[start : start + batch_size]
                 inputs = np.zeros((batch_size, 3, size, size), np.float32)
-                for place_, row in enumerate(chunk):
-                    inputs[place_] = make_input(row)
+                for slot, row in enumerate(chunk):
+                    inputs[slot] = make_input(row)
                 loc, logits = self.network(inputs)
-                for place_, row in enumerate(chunk):
-                    outputs[row] = loc[place_], logits[place_]
+                for slot, row in enumerate(chunk):
+                    outputs[row] = loc[slot], logits[slot]
         return outputs
 
-    def finish(
+    def postprocess(
         self,
         views: Sequence[Sequence[View]],
         outputs: Sequence[Outputs],
@@ -212,12 +212,12 @@ class Detector:
         flat = [view for own in views for view in own]
         with watch.stage("decode"):
             found = self._decode(flat, outputs)
-            found = place(found, flat, np.asarray(sizes_px)[owner].reshape(-1, 2))
+            found = map_to_image(found, flat, np.asarray(sizes_px)[owner].reshape(-1, 2))
         with watch.stage("nms"):
             if all(len(own) <= 1 for own in views):
                 found = replace(found, image=owner[found.image])
-                return self.postprocess.suppress(found, len(views))
-            return merge_views(found, flat, owner, sizes_px, self.postprocess, self.merge)
+                return self.postprocessor.suppress(found, len(views))
+            return merge_views(found, flat, owner, sizes_px, self.postprocessor, self.merge)
 
     def _decode(self, views: Sequence[View], outputs: Sequence[Outputs]) -> Candidates:
         """Candidates in pixels of their windows; `image` is the number of the view."""

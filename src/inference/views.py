@@ -92,7 +92,7 @@ def view_input(image: np.ndarray, view: View, mean_bgr: Sequence[float]) -> np.n
     return to_input(part[:, ::-1] if view.flip else part, mean_bgr)
 
 
-def place(found: Candidates, views: Sequence[View], sizes_px: np.ndarray) -> Candidates:
+def map_to_image(found: Candidates, views: Sequence[View], sizes_px: np.ndarray) -> Candidates:
     """Boxes of views as boxes of their images, without those that other views see better.
 
     Args:

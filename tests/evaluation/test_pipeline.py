@@ -130,7 +130,7 @@ def test_stages_run_at_the_same_time(root, monkeypatch):
         return call
 
     monkeypatch.setattr("src.evaluation.pipeline.view_input", waits(view_input))
-    slow.network, slow.finish = waits(slow.network), waits(slow.finish)
+    slow.network, slow.postprocess = waits(slow.network), waits(slow.postprocess)
     began = time.perf_counter()
     detect_split(slow, load_data(root, "val"), range(COUNT), (3, 7), lambda *_: None)
     assert time.perf_counter() - began < 0.75 * 3 * COUNT * pause  # one after the other: 3 x

@@ -80,7 +80,7 @@ def test_any_batch_size_gives_the_same(plan, batch_size):
         images.append(spotted(400, 200, (x, y, x + 100, y + 50)))
     images[4] = spotted(60, 40)  # nothing in it
     single = [detector(**plan)(image) for image in images]
-    many = detector(**plan).many(images, batch_size)
+    many = detector(**plan).detect_batch(images, batch_size)
     assert [len(found) > 0 for found in single] == [index != 4 for index in range(9)]
     for one, other in zip(single, many):
         for name in ("boxes_px", "scores", "labels"):

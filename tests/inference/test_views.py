@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from src.inference.postprocess import Candidates
-from src.inference.views import View, ViewPlan, accepts, place, view_input
+from src.inference.views import View, ViewPlan, accepts, map_to_image, view_input
 
 WHOLE = (0, 0, 200, 100)
 
@@ -60,7 +60,7 @@ def candidates(boxes, views):
 def test_boxes_come_back_to_the_image():
     views = [View(64, WHOLE), View(64, WHOLE, True), View(64, (100, 20, 180, 60), True)]
     found = candidates([[10, 20, 30, 50]] * 2 + [[0, 5, 30, 15]], [0, 1, 2])
-    placed = place(found, views, np.array([[200, 100]] * 3))
+    placed = map_to_image(found, views, np.array([[200, 100]] * 3))
     # Mirrored in 200: 200 - 30 to 200 - 10. In the tile of 80: 80 - 30 to 80, then 100 further.
     expected = [[10, 20, 30, 50], [170, 20, 190, 50], [150, 25, 180, 35]]
     np.testing.assert_allclose(placed.boxes_px, expected)
@@ -71,7 +71,7 @@ def test_sizes_are_left_to_the_views_that_see_them_better():
     views = [View(64, WHOLE, smallest=0.3), View(256, WHOLE, largest=0.3)]
     small, large = [0, 0, 20, 10], [0, 0, 100, 50]  # roots of 1/100 and 1/4 of the area
     found = candidates([small, large] * 2, [0, 0, 1, 1])
-    placed = place(found, views, np.array([[200, 100]] * 2))
+    placed = map_to_image(found, views, np.array([[200, 100]] * 2))
     np.testing.assert_array_equal(placed.boxes_px, [large, small])
     np.testing.assert_array_equal(placed.image, [0, 1])
     boxes = np.float32([small, large])

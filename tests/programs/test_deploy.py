@@ -95,7 +95,7 @@ def test_the_same_boxes_from_raw_files(case, exports, photographs, detected):
     file = load_exported(exports.path(case))
     detector = Detector.from_network(file.network, file.config, file.labels, case)
     missing = 0
-    for own, found in zip(detected, detector.many(photographs, 4)):
+    for own, found in zip(detected, detector.detect_batch(photographs, 4)):
         entries = [
             {"class": LABELS.class_names[label - 1], "score": score, "box_xyxy_px": box}
             for box, score, label in zip(found.boxes_px, found.scores, found.labels)

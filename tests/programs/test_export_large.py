@@ -54,7 +54,7 @@ def test_large_networks(name, tmp_path, coco_tiny, capsys):
     paths = sorted((coco_tiny / "val2017").glob("*.jpg"))[: NETWORKS[name][1]]
     photographs = [read_image(str(path)) for path in paths]
     detector = Detector.from_network(partial(network_outputs, network), config, labels, name)
-    expected = detector.many(photographs)
+    expected = detector.detect_batch(photographs)
     total = sum(map(len, expected))
     assert total > 10 * len(photographs)
     for kind, bound in (("MINDIR", 1e-5), ("ONNX", 1e-4)):
@@ -66,7 +66,7 @@ def test_large_networks(name, tmp_path, coco_tiny, capsys):
         assert [line.split(":")[0] for line in shown] == ["batch 1", "batch 4"]
         file = load_exported(path)
         found = Detector.from_network(file.network, file.config, file.labels, kind)
-        missing = differing(expected, found.many(photographs))
+        missing = differing(expected, found.detect_batch(photographs))
         with capsys.disabled():
             print(f"\n{name} {kind}: {json.dumps(shown)}; {missing} of {total} boxes differ")
         assert max(float(line.split(", ")[1].split(" ")[0]) for line in shown) <= bound
