@@ -21,10 +21,9 @@ from src.data.records import ImageError
 from src.drawing.detections import draw_detections
 from src.inference.detector import Detector
 from src.inference.image_sources import STDIN, Frames, Source, find_sources, listed_sources
-from src.inference.open_network import read_network_file
+from src.inference.open_network import prepare_device, read_network_file
 from src.inference.result_files import WRITERS, Found
 from src.inference.window import Screen
-from src.runtime.device import setup_device
 from src.utils import add_common_arguments, run_main
 
 LOG = logging.getLogger("m2det.demo")
@@ -60,7 +59,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     listed = STDIN in args.input
     sources = find_sources(text for text in args.input if text != STDIN)
     screen = Screen("M2Det") if args.show else None
-    setup_device(args.device_target, args.device_id)
+    prepare_device(args.checkpoint_path, args.device_target, args.device_id)
     network = read_network_file(args.checkpoint_path, args.config, args.set)
     test = replace(network.config.test, score_threshold=args.score_threshold)
     detector = network.detector(replace(network.config, test=test))
@@ -169,7 +168,7 @@ class Demo:
         else:
             if self._video is None:
                 size = (drawn.shape[1], drawn.shape[0])
-                code = cv2.VideoWriter_fourcc(*"mp4v")
+                code = cv2.VideoWriter.fourcc(*"mp4v")
                 self._video = cv2.VideoWriter(str(path), code, fps, size)
             written = self._video.isOpened()
             self._video.write(drawn)

@@ -27,8 +27,7 @@ from src.evaluation.submission import write_submission
 from src.evaluation.summary import all_metrics, as_text
 from src.formats.checkpoint import Labels
 from src.inference.detector import STAGES, Detector
-from src.inference.open_network import NetworkFile, read_network_file
-from src.runtime.device import setup_device
+from src.inference.open_network import NetworkFile, prepare_device, read_network_file
 from src.runtime.errors import UsageError
 from src.runtime.files import write_json
 from src.runtime.stopwatch import Stopwatch
@@ -61,7 +60,8 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     """Returns the 12 COCO numbers; {} without ground truth and for ranks but the first."""
     args = parse_arguments(argv)
-    rank, ranks = setup_device(args.device_target, args.device_id, args.distribute)
+    device = (args.device_target, args.device_id, args.distribute)
+    rank, ranks = prepare_device(args.checkpoint_path, *device)
     network = read_network_file(args.checkpoint_path, args.config, args.set)
     config = network.config
     level = logging.INFO if rank == 0 else logging.WARNING

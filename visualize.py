@@ -10,19 +10,15 @@ from typing import Optional, Sequence
 
 import cv2
 import numpy as np
-from mindspore import Tensor
 
 from src.config import Config
 from src.data.coco_utils import load_data
 from src.data.images import read_image
 from src.drawing.network_insides import draw_activations, draw_matches, draw_priors
 from src.formats.checkpoint import resolve_config
-from src.inference.mindspore_network import load_network
 from src.inference.views import View, view_input
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
-from src.runtime.device import setup_device
 from src.runtime.errors import UsageError
-from src.runtime.graph_cache.cached_cell import Cached
 from src.utils import add_common_arguments, run_main
 
 
@@ -92,6 +88,12 @@ def activations(config: Config, args: argparse.Namespace) -> np.ndarray:
     """
     if config.model.neck != "mlfpn":
         raise UsageError(f"model.neck={config.model.neck} has no levels to show")
+    from mindspore import Tensor
+
+    from src.inference.mindspore_network import load_network
+    from src.runtime.device import setup_device
+    from src.runtime.graph_cache.cached_cell import Cached
+
     setup_device(args.device_target, args.device_id)
     model = load_network(config, args.checkpoint_path)
     image = read_image(str(args.image))

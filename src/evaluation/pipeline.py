@@ -15,7 +15,8 @@ import numpy as np
 
 from ..data.records import DetectionData, ImageRecord
 from ..data.sample_stream import Reader, limit_threads
-from ..inference.detector import STAGES, Detector, Outputs
+from ..inference.detector import STAGES, Detector
+from ..inference.postprocess import Outputs
 from ..inference.views import View, view_input
 from ..runtime.stopwatch import Stopwatch
 from .coco_metrics import coco_results

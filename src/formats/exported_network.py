@@ -31,34 +31,39 @@ class ExportedError(M2DetError, ValueError):
 @dataclass(frozen=True, eq=False)
 class Exported:
     """An exported network. `network` takes (B, 3, S, S) float32, BGR minus mean, of any B, and
-    gives loc (B, P, 4) and logits (B, P, C).
+    gives loc (B, P, 4) and logits (B, P, C), or where `decoded` boxes (B, P, 4), xyxy in [0, 1],
+    and probabilities (B, P, C - 1) without the background.
     """
 
-    network: "RawNetwork"
+    network: "FileNetwork"
     config: Config
     labels: Labels
     metadata: Mapping[str, Any]
 
+    @property
+    def decoded(self) -> bool:
+        return self.metadata["outputs"] == "boxes"
+
 
 def load_exported(path: Union[str, Path]) -> Exported:
-    """The network in a .mindir or .onnx file that `export.py --outputs raw` wrote.
+    """The network in a .mindir or .onnx file that `export.py --outputs boxes` or `raw` wrote.
 
     Raises:
-        ExportedError: no such file, a damaged or foreign one, one with other outputs than raw, or
+        ExportedError: no such file, a damaged or foreign one, one with NMS inside, or
             onnxruntime is missing.
     """
     path = Path(path)
     run, metadata = open_exported(path)
-    if metadata["outputs"] != "raw":
+    if metadata["outputs"] not in ("boxes", "raw"):
         raise ExportedError(
-            f"{path}: gives {metadata['outputs']}; export with --outputs raw for raw outputs"
+            f"{path}: gives {metadata['outputs']}, which deploy/ takes; export with --outputs boxes"
         )
     config = _config(path, metadata)
     labels = Labels(tuple(metadata["class_names"]), tuple(metadata["category_ids"]))
-    return Exported(RawNetwork(run, metadata), config, labels, metadata)
+    return Exported(FileNetwork(run, metadata), config, labels, metadata)
 
 
-class RawNetwork:
+class FileNetwork:
     """Calls an exported file with network inputs, whatever its own input and batch size are.
 
     Args:
@@ -74,7 +79,7 @@ class RawNetwork:
         self.takes_pixels = metadata["input"] == "image"
 
     def __call__(self, images: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """loc (B, P, 4) and logits (B, P, C) of images (B, 3, S, S) float32, BGR minus mean.
+        """The two outputs for images (B, 3, S, S) float32, BGR minus mean.
 
         Raises:
             ExportedError: images of another shape or type, or, where the file takes pixels, values
@@ -87,8 +92,8 @@ class RawNetwork:
         if not len(images):
             raise ExportedError("images must be at least one")
         inputs = self._pixels(images) if self.takes_pixels else images
-        loc, logits = run_in_batches(self.run, inputs, self.batch_size)
-        return loc, logits
+        first, second = run_in_batches(self.run, inputs, self.batch_size)
+        return first, second
 
     def _pixels(self, images: np.ndarray) -> np.ndarray:
         """(B, S, S, 3) uint8 BGR, which the file subtracts the mean from itself."""

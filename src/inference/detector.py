@@ -6,24 +6,22 @@ S input side, P priors, C classes with background 0, V views. Boxes are corners 
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..config import Config
-from ..formats.checkpoint import Labels, load_labels, resolve_config
+from ..formats.checkpoint import CheckpointError, Labels, load_labels, resolve_config
 from ..priors import build_priors, make_priors
 from ..runtime.errors import UsageError
 from ..runtime.stopwatch import Stopwatch
 from .merging import merge_views
-from .postprocess import Candidates, Detections, PostProcessor, candidates
+from .postprocess import Candidates, Detections, Network, Outputs, PostProcessor, candidates
 from .views import View, ViewPlan, map_to_image, view_input
 
 __all__ = ["Detections", "Detector", "PostProcessor", "build_postprocessor", "candidates"]
 
 STAGES = ("load", "preprocess", "network", "decode", "nms")
-Outputs = Tuple[np.ndarray, np.ndarray]  # loc (P, 4), logits (P, C) of one view
-Network = Callable[[np.ndarray], Outputs]  # (B, 3, S, S) -> loc (B, P, 4), logits (B, P, C)
 
 
 def build_postprocessor(config: Config) -> PostProcessor:
@@ -34,8 +32,8 @@ def build_postprocessor(config: Config) -> PostProcessor:
     """
     test = config.test
     sigma = test.sigma if test.soft_nms_method == "gaussian" else test.iou
-    soft = {"method": test.soft_nms_method, "sigma": sigma}
-    hard = {"method": "hard", "iou_threshold": test.iou}
+    soft: Dict[str, Any] = {"method": test.soft_nms_method, "sigma": sigma}
+    hard: Dict[str, Any] = {"method": "hard", "iou_threshold": test.iou}
     return PostProcessor(
         make_priors(config),
         score_threshold=test.score_threshold,
@@ -71,6 +69,8 @@ class Detector:
         plan: which views are taken of an image; the whole of it, once, by default.
         priors: of each other input size in the plan.
         merge: "wbf" or "soft_nms", how the boxes of several sizes and flips are put together.
+        decoded: the network gives boxes (B, P, 4), xyxy in [0, 1], and probabilities (B, P, C - 1)
+            without the background, as `export.py --outputs boxes` writes them.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Detector:
         plan: Optional[ViewPlan] = None,
         priors: Optional[Mapping[int, np.ndarray]] = None,
         merge: str = "wbf",
+        decoded: bool = False,
     ) -> None:
         self.network = network
         self.postprocessor = postprocess
@@ -90,6 +91,7 @@ class Detector:
         self.labels = labels
         self.plan = plan or ViewPlan(input_size)
         self.merge = merge
+        self.decoded = decoded
         self._by_size: Dict[int, PostProcessor] = {
             size: replace(postprocess, priors=table) for size, table in (priors or {}).items()
         }
@@ -102,7 +104,8 @@ class Detector:
         config: Optional[Config] = None,
         labels: Optional[Labels] = None,
     ) -> "Detector":
-        """A detector from a checkpoint and the files saved beside it.
+        """A detector from a checkpoint and the files saved beside it. Switches MindSpore to graph
+        mode, on the CPU unless it is in that mode already.
 
         Args:
             path: .ckpt or .safetensors.
@@ -112,9 +115,12 @@ class Detector:
         Raises:
             ValueError: a missing or damaged file, or weights that do not fit the configuration.
         """
-        from .mindspore_network import cell_network, load_network
+        from .mindspore_network import cell_network, ensure_graph_mode, load_network
 
+        ensure_graph_mode()
         path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint {path} not found")
         config = config or resolve_config(None, (), path)
         network = load_network(config, path)
         labels = labels or load_labels(path)
@@ -122,7 +128,12 @@ class Detector:
 
     @classmethod
     def from_network(
-        cls, network: Network, config: Config, labels: Optional[Labels], source: str
+        cls,
+        network: Network,
+        config: Config,
+        labels: Optional[Labels],
+        source: str,
+        decoded: bool = False,
     ) -> "Detector":
         """A detector of the form a configuration asks for, around a network from file `source`.
 
@@ -144,6 +155,7 @@ class Detector:
             build_plan(config),
             {size: build_priors(config, size) for size in config.test.multi_scale},
             config.test.merge,
+            decoded,
         )
 
     @property
@@ -226,6 +238,8 @@ class Detector:
             rows = np.array([row for row, view in enumerate(views) if view.size == size])
             loc, logits = (np.stack([outputs[row][kind] for row in rows]) for kind in (0, 1))
             windows = [views[row].size_px for row in rows]
-            part = self._by_size[size].decode(loc, logits, windows)
+            processor = self._by_size[size]
+            decode = processor.threshold if self.decoded else processor.decode
+            part = decode(loc, logits, windows)
             parts.append(replace(part, image=rows[part.image]))
         return Candidates.join(parts)

@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A detector from whatever holds a network: a checkpoint, or a MINDIR or ONNX file."""
+"""A detector from whatever holds a network: a checkpoint, or a MINDIR or ONNX file.
 
+MindSpore is imported for the first two only; ONNX Runtime starts much sooner.
+"""
+
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
 
 from ..config import Config, ConfigError, override
-from ..formats.checkpoint import Labels, load_labels, resolve_config
+from ..formats.checkpoint import CheckpointError, Labels, load_labels, resolve_config
 from ..formats.exported_network import Exported, ExportedError, load_exported
 from .detector import Detector
+from .postprocess import Network, Outputs
 
 EXPORTED = (".mindir", ".onnx")
+LOG = logging.getLogger("m2det.detector")
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkFile:
-    """What is known of a network before it is built."""
+    """The configuration of a network, known before the network is built."""
 
     path: Path
     config: Config
-    labels: Optional[Labels]  # None: the file says nothing of its classes
+    labels: Optional[Labels]  # None: no class names in the file or beside it
     exported: Optional[Exported]  # None for a checkpoint
 
     def detector(self, config: Config, labels: Optional[Labels] = None) -> Detector:
@@ -30,14 +38,39 @@ class NetworkFile:
         """
         labels = self.labels or labels
         if self.exported is None:
-            return Detector.from_checkpoint(self.path, config, labels)
+            detector = Detector.from_checkpoint(self.path, config, labels)
+            detector.network = _announced(detector.network)
+            return detector
         other = set(config.test.multi_scale) - {config.model.input_size}
         if other:
             raise ExportedError(
                 f"{self.path}: takes {config.model.input_size} pixels, so test.multi_scale cannot"
                 f" hold {min(other)}; a checkpoint can"
             )
-        return Detector.from_network(self.exported.network, config, labels, str(self.path))
+        network: Network = self.exported.network
+        if needs_mindspore(self.path):
+            network = _announced(network)
+        return Detector.from_network(network, config, labels, str(self.path), self.exported.decoded)
+
+
+def needs_mindspore(path: Path) -> bool:
+    """Whether MindSpore runs the network in a file; ONNX Runtime runs ONNX files."""
+    return path.suffix != ".onnx"
+
+
+def prepare_device(
+    path: Path, target: str, device_id: int = 0, distribute: bool = False
+) -> Tuple[int, int]:
+    """The device for the network in a file, before it is read; returns (rank, number of ranks).
+
+    Raises:
+        ValueError: the device is not there.
+    """
+    if not needs_mindspore(path) and not distribute:
+        return 0, 1
+    from ..runtime.device import setup_device
+
+    return setup_device(target, device_id, distribute)
 
 
 def read_network_file(
@@ -55,6 +88,8 @@ def read_network_file(
         ValueError: a file that is missing or damaged, or a configuration that makes no sense.
     """
     if path.suffix not in EXPORTED:
+        if not path.is_file():  # before it is config.json that is missing
+            raise CheckpointError(f"checkpoint {path} not found")
         return NetworkFile(path, resolve_config(preset, overrides, path), load_labels(path), None)
     if preset is not None:
         raise ConfigError(f"{path}: an exported file has its own configuration; leave out --config")
@@ -63,3 +98,18 @@ def read_network_file(
     if (config.model, config.anchors) != (exported.config.model, exported.config.anchors):
         raise ConfigError(f"{path}: model and anchors of an exported file cannot be changed")
     return NetworkFile(path, config, exported.labels, exported)
+
+
+def _announced(network: Network) -> Network:
+    """`network`, with a line in the log when it is first called: MindSpore compiles it then.
+
+    A warning, so that it shows in a notebook that has not set up logging.
+    """
+    pending: List[str] = ["compiling the network, which takes up to a minute; later calls do not"]
+
+    def run(inputs: np.ndarray) -> Outputs:
+        if pending:
+            LOG.warning(pending.pop())
+        return network(inputs)
+
+    return run

@@ -7,12 +7,15 @@ NumPy and the compiled NMS only.
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .. import box_utils, nms
 from ..runtime.errors import M2DetError
+
+Outputs = Tuple[np.ndarray, np.ndarray]  # loc (P, 4), logits (P, C) of one view, or decoded
+Network = Callable[[np.ndarray], Outputs]  # (B, 3, S, S) -> loc (B, P, 4), logits (B, P, C)
 
 
 class NotFiniteError(M2DetError, ValueError):
@@ -129,6 +132,32 @@ class PostProcessor:
         )
         usable = np.isfinite(found.boxes_px).all(1)  # sizes beyond float32 are no detections
         return found if usable.all() else found[usable]
+
+    def threshold(
+        self, boxes: np.ndarray, scores: np.ndarray, sizes_px: Sequence[Tuple[float, float]]
+    ) -> Candidates:
+        """As `decode`, of boxes (B, P, 4), xyxy in [0, 1], and probabilities (B, P, C - 1) of the
+        classes without the background.
+
+        Raises:
+            ValueError: as `batch`.
+        """
+        boxes, scores = np.asarray(boxes, np.float32), np.asarray(scores, np.float32)
+        shape = (len(sizes_px), len(self.priors))
+        if boxes.shape != (*shape, 4) or scores.ndim != 3 or scores.shape[:2] != shape:
+            raise ValueError(
+                f"boxes and scores must have shape {(*shape, 4)} and {(*shape, 'C - 1')},"
+                f" not {boxes.shape} and {scores.shape}"
+            )
+        if not np.isfinite(scores).all():
+            raise NotFiniteError("scores hold NaN or infinite values")
+        image, prior, label = np.nonzero(scores > self.score_threshold)
+        scale = np.tile(np.asarray(sizes_px, np.float32).reshape(-1, 2), 2)[image]
+        boxes_px = boxes[image, prior] * scale
+        if self.clip:
+            boxes_px = np.clip(boxes_px, 0, scale)
+        found = Candidates(boxes_px, scores[image, prior, label], label + 1, image)
+        return found[np.isfinite(boxes_px).all(1)]
 
     def suppress(self, found: Candidates, images: int) -> List[Detections]:
         """The second half of `batch`: NMS and the limits, for images numbered below `images`."""

@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detections as files: JSON, CSV, YOLO text, or a COCO data set. Standard library and NumPy."""
+"""Detections as files: JSON, CSV, YOLO text, or a COCO data set. Standard library and NumPy.
+
+Each file is written whole or not at all. A file name that is not UTF-8 keeps its bytes in text
+files and is escaped in JSON, as Python reads it back.
+"""
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
+
+from ..runtime.files import write_atomically
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What was found in one picture."""
+    """The detections of one picture."""
 
     image: str  # path, or number of a camera
     frame: int  # of a video, from 0; -1 for an image
@@ -47,17 +54,16 @@ def write_json(folder: Path, entries: Sequence[Found], class_names: Sequence[str
 
 def write_csv(folder: Path, entries: Sequence[Found], class_names: Sequence[str]) -> Path:
     """detections.csv: a line for each box; `frame` is empty for images."""
-    path = folder / "detections.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("image", "frame", "class", "score", "x1", "y1", "x2", "y2"))
-        for entry in entries:
-            frame = entry.frame if entry.frame >= 0 else ""
-            for box, score, label in zip(entry.boxes_px, entry.scores, entry.labels):
-                edges = [round(float(edge), 2) for edge in box]
-                name = class_names[label - 1]
-                writer.writerow((entry.image, frame, name, round(float(score), 4), *edges))
-    return path
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("image", "frame", "class", "score", "x1", "y1", "x2", "y2"))
+    for entry in entries:
+        frame = entry.frame if entry.frame >= 0 else ""
+        for box, score, label in zip(entry.boxes_px, entry.scores, entry.labels):
+            edges = [round(float(edge), 2) for edge in box]
+            name = class_names[label - 1]
+            writer.writerow((entry.image, frame, name, round(float(score), 4), *edges))
+    return _write(folder / "detections.csv", text.getvalue())
 
 
 def write_yolo(folder: Path, entries: Sequence[Found], class_names: Sequence[str]) -> Path:
@@ -75,13 +81,19 @@ def write_yolo(folder: Path, entries: Sequence[Found], class_names: Sequence[str
                 entry.labels, boxes.mean(axis=1), boxes[:, 1] - boxes[:, 0], entry.scores
             )
         ]
-        (labels / f"{entry.stem}.txt").write_text("".join(rows), encoding="utf-8")
+        _write(labels / f"{entry.stem}.txt", "".join(rows))
     _write(folder / "classes.txt", "".join(f"{name}\n" for name in class_names))
     return labels
 
 
 def write_coco(folder: Path, entries: Sequence[Found], class_names: Sequence[str]) -> Path:
-    """detections_coco.json: a COCO annotation file whose boxes have scores as well."""
+    """detections_coco.json: `coco_content`."""
+    content = json.dumps(coco_content(entries, class_names))
+    return _write(folder / "detections_coco.json", content + "\n")
+
+
+def coco_content(entries: Sequence[Found], class_names: Sequence[str]) -> Dict[str, Any]:
+    """A COCO annotation file's content whose boxes have scores as well."""
     annotations: List[Dict[str, object]] = []
     images = []
     for number, entry in enumerate(entries, 1):
@@ -104,12 +116,11 @@ def write_coco(folder: Path, entries: Sequence[Found], class_names: Sequence[str
                 }
             )
     categories = [{"id": i, "name": name} for i, name in enumerate(class_names, 1)]
-    content = {"images": images, "categories": categories, "annotations": annotations}
-    return _write(folder / "detections_coco.json", json.dumps(content) + "\n")
+    return {"images": images, "categories": categories, "annotations": annotations}
 
 
 def _write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text)
     return path
 
 

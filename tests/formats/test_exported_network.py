@@ -158,8 +158,8 @@ def test_a_foreign_network(tmp_path):
     refused(tmp_path / "relu.mindir", "says nothing of its classes")
 
 
-def test_other_outputs_have_no_raw_ones(exports):
-    refused(exports.path("onnx boxes"), "gives boxes; export with --outputs raw")
+def test_a_file_with_nms_inside_is_refused(exports):
+    refused(exports.path("onnx detections folded"), "gives detections, .* --outputs boxes")
 
 
 def test_names_and_places(tmp_path):

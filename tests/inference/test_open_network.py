@@ -9,6 +9,7 @@ import pytest
 
 import eval as evaluate
 from src.config import ConfigError
+from src.formats.checkpoint import CheckpointError
 from src.formats.exported_network import ExportedError
 from src.inference.open_network import read_network_file
 from tests.datasets import coco_content, write_coco
@@ -74,5 +75,8 @@ def test_what_an_exported_file_cannot_do_is_named(exports):
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(ExportedError, match=r"x\.mindir: not found"):
         read_network_file(tmp_path / "x.mindir")
+    with pytest.raises(CheckpointError, match=r"x\.ckpt not found"):
+        read_network_file(tmp_path / "x.ckpt")
+    (tmp_path / "x.ckpt").touch()
     with pytest.raises(ConfigError, match="--config"):
         read_network_file(tmp_path / "x.ckpt")

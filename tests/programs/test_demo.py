@@ -17,6 +17,7 @@ class StandIn:
     """Finds one thing in images wider than high, in their left half, and nothing in others."""
 
     class_names = ("cat", "dog")
+    network = None
 
     def __call__(self, image):
         height, width = image.shape[:2]
@@ -34,7 +35,8 @@ def run(monkeypatch, tmp_path):
         return StandIn()
 
     monkeypatch.setattr(demo.Detector, "from_checkpoint", from_checkpoint)
-    monkeypatch.setattr(demo, "setup_device", lambda *_: (0, 1))
+    monkeypatch.setattr(demo, "prepare_device", lambda *_: (0, 1))
+    (tmp_path / "m.ckpt").touch()
 
     def call(*arguments):
         argv = ["--checkpoint_path", str(tmp_path / "m.ckpt"), "--config", "m2det_tiny"]
