@@ -8,7 +8,6 @@ unfolding there. The forms take turns; time and memory are compared with MindSpo
 
 import argparse
 import statistics
-import sys
 from typing import Callable, Dict, List, Optional, Sequence
 
 import mindspore as ms
@@ -125,4 +124,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

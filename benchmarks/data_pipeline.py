@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -62,7 +62,7 @@ def our_batches(
     batch_size: int,
     workers: int,
     epochs: int = 1,
-) -> Iterator[Tuple[np.ndarray, ...]]:
+) -> Generator[Tuple[np.ndarray, ...], None, None]:
     pipeline = build_train_dataset(
         data,
         priors,

@@ -65,7 +65,7 @@ def torch_evaluation(case: Case, folder: Path, data: DetectionData) -> Timed:
     size = (case.input_size,) * 2
 
     def forward(path: str) -> Any:
-        image = cv2.resize(cv2.imread(path), size).astype(np.float32) - np.float32(MEAN)
+        image = cv2.resize(cv2.imread(path), size).astype(np.float32) - np.array(MEAN, np.float32)
         ready = torch.from_numpy(image.transpose(2, 0, 1)[None].copy())
         loc, logits = sides.torch_forward(net, ready)
         return loc[0], logits[0]

@@ -41,7 +41,8 @@ def prepare(image, about):
 
 def suppress(boxes, scores, rule):
     """Soft or hard NMS of (N, 4) boxes in pixels: indices and lowered scores, best first."""
-    left, lowered, kept = np.arange(len(scores)), scores.copy(), []
+    left, lowered = np.arange(len(scores)), scores.copy()
+    kept: list = []
     areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)  # sizes count both edges
     while len(left) and len(kept) < (rule["keep_per_class"] or len(scores)):
         best = left[lowered[left].argmax()]

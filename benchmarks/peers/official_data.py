@@ -36,7 +36,7 @@ class OfficialDataset(Dataset):
         path, boxes, labels = self.rows[index]
         image = cv2.imread(path, cv2.IMREAD_COLOR)
         height, width = image.shape[:2]
-        whole, all_boxes = image, boxes / np.float32([width, height, width, height])
+        whole, all_boxes = image, boxes / np.array([width, height, width, height], np.float32)
         image, boxes, kept = crop(image, boxes, labels)
         image = distort(image)
         image, boxes = expand(image, boxes)
@@ -45,7 +45,7 @@ class OfficialDataset(Dataset):
             boxes = boxes.copy()
             boxes[:, 0::2] = image.shape[1] - boxes[:, 2::-2]
         height, width = image.shape[:2]
-        boxes = boxes / np.float32([width, height, width, height])
+        boxes = boxes / np.array([width, height, width, height], np.float32)
         large = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) > 0.01
         boxes, kept = boxes[large], kept[large]
         if not len(boxes):
@@ -134,7 +134,7 @@ def expand(image: np.ndarray, boxes: np.ndarray, probability: float = 0.6) -> Tu
         canvas = np.empty((h, w, depth), dtype=image.dtype)
         canvas[:, :] = MEAN
         canvas[top : top + height, left : left + width] = image
-        return canvas, boxes + np.float32([left, top, left, top])
+        return canvas, boxes + np.array([left, top, left, top], np.float32)
 
 
 def collate(batch: Sequence[Tuple[torch.Tensor, np.ndarray]]) -> Tuple:

@@ -15,7 +15,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, cast
 
 import mindspore as ms
 import numpy as np
@@ -121,7 +121,7 @@ def initialise(network: Any, backbone: str, kaiming_heads: bool = False) -> None
         elif head and kaiming_heads:
             torch.nn.init.kaiming_normal_(module.weight, mode="fan_out")
         if head:
-            torch.nn.init.zeros_(module.bias)
+            torch.nn.init.zeros_(cast(torch.Tensor, module.bias))
 
 
 class TorchStep:

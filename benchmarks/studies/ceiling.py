@@ -30,7 +30,8 @@ CERTAIN = 20.0  # logit of the right class; the others have 0
 
 def perfect_results(data: DetectionData, config: Config) -> Tuple[List[Mapping[str, Any]], int]:
     """Entries of a COCO results file, and how many objects are no prior's target."""
-    priors, found, lost = prepare_priors(make_priors(config)), [], 0
+    priors, lost = prepare_priors(make_priors(config)), 0
+    found: List[Mapping[str, Any]] = []
     postprocess = build_postprocessor(config)
     for record in data.records:
         boxes = record.boxes_px[~record.ignore] / np.tile((record.width, record.height), 2)

@@ -43,7 +43,7 @@ def measure(
     ids = category_ids_for(detector.class_names, data)
     found: List[Any] = []
     watch = Stopwatch(STAGES)
-    options = {"batch_size": config.test.batch_size, "watch": watch}
+    options: Dict[str, Any] = {"batch_size": config.test.batch_size, "watch": watch}
     detect_split(detector, data, [0], ids, lambda *_: None, **options)  # compiles
     began = time.monotonic()
     everything = range(len(data.records))

@@ -10,7 +10,6 @@ the run's log (`train.eval_epochs`), those of the averaged weights where there a
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -106,4 +105,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main)

@@ -71,7 +71,7 @@ class Boxes(nn.Cell):
         self.half_size = Tensor(priors[None, :, 2:] * np.float32(0.5))
         self.centre_step = Tensor(priors[None, :, 2:] * np.float32(VARIANCES[0]))
         # A tensor: a Python number would be an operator of its own, which MindSpore Lite lacks.
-        self.size_step = Tensor(np.float32([VARIANCES[1]]))
+        self.size_step = Tensor(np.array([VARIANCES[1]], np.float32))
         self.softmax = ops.Softmax(-1)
 
     def construct(self, loc: Tensor, logits: Tensor) -> Tuple[Tensor, Tensor]:

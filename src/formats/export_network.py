@@ -123,7 +123,7 @@ def write(form: nn.Cell, request: Request, size: int, draft: Path, metadata: str
     dtype = ms.uint8 if image else ms.float32
     example = ms.Tensor(shape=shape, dtype=dtype)
     if batch is not None:
-        example = ms.Tensor(np.zeros(shape), dtype)
+        example = ms.Tensor(np.zeros(example.shape), dtype)
     options: Dict[str, Any] = {} if onnx else {"custom_func": Inscription(metadata)}
     try:
         ms.export(form, example, file_name=str(draft), file_format=request.kind, **options)
