@@ -7,7 +7,22 @@ it is needed.
 """
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from .runtime.cpu_settings import avoid_reference_convolution
 
+if TYPE_CHECKING:
+    from .inference.detector import Detector
+
+__all__ = ["Detector"]
+
 avoid_reference_convolution(os.environ)
+
+
+def __getattr__(name: str) -> Any:
+    """`from m2det import Detector`, which imports MindSpore only then."""
+    if name != "Detector":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .inference.detector import Detector
+
+    return Detector
