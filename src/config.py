@@ -14,6 +14,7 @@ from .runtime.typed_config import ConfigError, at_least, between, from_dict, ove
 BACKBONES = (
     "vgg16",
     "resnet18_slim",
+    "resnet18_res4",
     *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
     *(f"se_resnet{depth}" for depth in (50, 101, 152)),
     "se_resnext50_32x4d",
@@ -71,6 +72,7 @@ class TrainConfig:
     accumulate: int = at_least(1, 1)  # batches whose gradients make one step
     ema: float = between(0, 0.999999, 0.0)  # share of the old average that stays; 0: no average
     freeze_backbone: bool = False  # neither its weights nor its BatchNorm change
+    freeze_stages: int = at_least(0, 0)  # the same of its first parts; ResNet: stem, layer1, ...
     # BatchNorm that keeps its statistics, gamma and beta
     freeze_batch_norm: str = field(
         default="none", metadata={"choices": ("none", "backbone", "all")}
@@ -139,6 +141,7 @@ class OptimizerConfig:
     decay_bias_and_norm: bool = False  # weight decay on biases and BatchNorm, too
     loss_scale: float = at_least(1e-6, 1.0)  # with float16: where it starts, 65536 if this is 1
     dampening: float = between(0, 1, 0.0)
+    backbone_lr: float = at_least(0, 1.0)  # factor on the learning rate of the backbone
     clip_grad_norm: float = at_least(0, 4.0)  # global norm over all parameters; 0: no clipping
 
 
@@ -182,6 +185,18 @@ _TINY_TRAIN = {
     "ema": 0.98,
 }
 _SMALL_TRAIN = {**_TINY_TRAIN, "per_batch_size": 4, "total_steps": 3000, "ema": 0.998}
+# Photographs on a CPU, from a backbone that knows ImageNet. Four maps, of 32, 16, 8 and 6 cells, so
+# that large objects have priors near their centre; a low threshold gives each object about 20.
+_PHOTOS_MODEL = {
+    **_SMALL_MODEL,
+    **{"backbone": "resnet18_res4", "input_size": 256, "num_scales": 4},
+}
+_PHOTOS_ANCHORS = {"scales": (0.08, 0.2, 0.4, 0.68, 1.0), "iou_threshold": 0.4}
+_PHOTOS_TRAIN = {
+    **_SMALL_TRAIN,
+    **{"total_steps": 8000, "freeze_stages": 2, "freeze_batch_norm": "backbone"},
+}
+_PHOTOS_DATA = {"most_expand": 2.0, "crop_share": 0.5}
 # For training from nothing on a CPU: short runs cannot learn from much zooming.
 _SHORT_DATA = {"most_expand": 1.5, "crop_share": 0.3}
 _ADAM = {"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0}
@@ -212,6 +227,15 @@ PRESETS: Mapping[str, Config] = {
                 ("m2det_tiny", _TINY_MODEL, _TINY_TRAIN),
                 ("m2det_small", _SMALL_MODEL, _SMALL_TRAIN),
             )
+        ),
+        _preset(
+            "m2det_photos",
+            0,
+            model=_PHOTOS_MODEL,
+            anchors=_PHOTOS_ANCHORS,
+            train=_PHOTOS_TRAIN,
+            data=_PHOTOS_DATA,
+            optimizer={**_ADAM, "weight_decay": 0.05, "backbone_lr": 0.1},
         ),
     )
 }

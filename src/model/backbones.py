@@ -85,6 +85,10 @@ class VGG16Reduced(nn.Cell):
         deep = self.relu(self.conv7(self.relu(self.conv6(x))))
         return shallow, deep
 
+    def parts(self) -> List[nn.Cell]:
+        """The five stages, in the order an image passes them."""
+        return list(self.stages)
+
 
 class SEModule(nn.Cell):
     """Channel attention of SENet (Hu et al., 2018): pooled, squeezed 16 times, sigmoid."""
@@ -176,17 +180,19 @@ def _senet154_block(cin: int, planes: int, stride: int, downsample: Optional[nn.
 
 
 class ResNet(nn.Cell):
-    """Four residual stages; the maps after `layer2` and `layer4` are returned.
+    """Residual stages; the maps after `layer2` and after the last one are returned.
 
-    The third stage keeps stride 1, so that `layer4` is at 1/16 (official code).
+    Of four stages the third keeps stride 1, so that `layer4` is at 1/16 (official code). Three
+    stages, at their own strides, are there sooner: `layer3` is at 1/16 (Res3 and Res4 in the
+    official README).
 
     Args:
         stem: cell from the image to 1/4 of its side.
         stem_channels: channels the stem gives.
         block: `(cin, planes, stride, downsample) -> cell`.
-        depths: blocks in each stage.
+        depths: blocks in each of three or four stages.
         expansion: output channels of a block over its planes.
-        downsample_kernel: side of the shortcut convolution in stages 2 to 4.
+        downsample_kernel: side of the shortcut convolution after the first stage.
         planes: of the first stage; each stage after it has twice those of the one before.
     """
 
@@ -202,10 +208,11 @@ class ResNet(nn.Cell):
     ) -> None:
         super().__init__()
         self.stem = stem
-        self.out_channels = (2 * planes * expansion, 8 * planes * expansion)
         stages: List[nn.Cell] = []
         channels = stem_channels
-        for i, stride in enumerate((1, 2, 1, 2)):
+        strides = (1, 2, 1, 2) if len(depths) == 4 else (1, 2, 2)
+        widths = []
+        for i, stride in enumerate(strides):
             cout = planes * expansion
             shortcut = None
             if stride != 1 or channels != cout:
@@ -214,13 +221,20 @@ class ResNet(nn.Cell):
             blocks = [block(channels, planes, stride, shortcut)]
             blocks += [block(cout, planes, 1, None) for _ in range(depths[i] - 1)]
             stages.append(nn.SequentialCell(blocks))
+            widths.append(cout)
             channels = cout
             planes *= 2
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.out_channels = (widths[1], widths[-1])
+        self.layer1, self.layer2, self.layer3 = stages[:3]
+        self.layer4 = stages[3] if len(stages) == 4 else nn.Identity()
 
     def construct(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         shallow = self.layer2(self.layer1(self.stem(x)))
         return shallow, self.layer4(self.layer3(shallow))
+
+    def parts(self) -> List[nn.Cell]:
+        """Stem and stages, in the order an image passes them."""
+        return [self.stem, self.layer1, self.layer2, self.layer3, self.layer4]
 
 
 class Stem(nn.Cell):
@@ -269,6 +283,7 @@ _DEPTHS = {
 _BUILDERS: Mapping[str, Callable[[], nn.Cell]] = {
     "vgg16": VGG16Reduced,
     "resnet18": lambda: ResNet(Stem(True), 64, BasicBlock, _DEPTHS[18], 1),
+    "resnet18_res4": lambda: ResNet(Stem(True), 64, BasicBlock, _DEPTHS[18][:3], 1),
     # Half the channels, a quarter of the work: what a CPU trains from nothing.
     "resnet18_slim": lambda: ResNet(Stem(True, 32), 32, BasicBlock, _DEPTHS[18], 1, planes=32),
     "resnet34": lambda: ResNet(Stem(True), 64, BasicBlock, _DEPTHS[34], 1),

@@ -68,7 +68,8 @@ def batch_warning(config: Config, world_size: int) -> Optional[str]:
 
 def prepare_network(config: Config, model: nn.Cell, world_size: int) -> None:
     """Freeze and synchronise layers in place, once weights have been loaded."""
-    freeze(model, config.train.freeze_backbone, config.train.freeze_batch_norm)
+    wanted = config.train
+    freeze(model, wanted.freeze_backbone, wanted.freeze_batch_norm, wanted.freeze_stages)
     if config.train.sync_batch_norm and world_size > 1:
         synchronise_batch_norm(model, world_size)
     if not model.trainable_params():
@@ -88,6 +89,7 @@ def build_optimizer_for(config: Config, model: nn.Cell, rates: np.ndarray) -> Op
         wanted.type,
         wanted.beta2,
         wanted.decay_bias_and_norm,
+        wanted.backbone_lr,
     )
 
 

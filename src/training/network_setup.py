@@ -9,20 +9,22 @@ from mindspore import Parameter, Tensor, nn, ops
 from ..model.layers import replace_cells
 
 
-def freeze(model: nn.Cell, backbone: bool = False, batch_norm: str = "none") -> None:
+def freeze(
+    model: nn.Cell, backbone: bool = False, batch_norm: str = "none", parts: int = 0
+) -> None:
     """Take parts of `model` out of training.
 
     Args:
         model: with its backbone as `model.backbone`.
         backbone: neither weights nor BatchNorm of the backbone change.
         batch_norm: "none", "backbone" or "all": layers whose statistics, gamma and beta stay.
+        parts: how many of the backbone's first `parts()` stay as they are, with their BatchNorm.
     """
-    if backbone:
-        for parameter in model.backbone.get_parameters():
-            parameter.requires_grad = False
-    scope = {"none": None, "backbone": model.backbone, "all": model}[batch_norm]
-    scope = model.backbone if backbone and scope is None else scope
-    for _, norm in batch_norms(scope) if scope is not None else ():
+    frozen = [model.backbone] if backbone else model.backbone.parts()[:parts] if parts else []
+    for parameter in (p for cell in frozen for p in cell.get_parameters()):
+        parameter.requires_grad = False
+    scope = {"none": [], "backbone": [model.backbone], "all": [model]}[batch_norm]
+    for _, norm in (found for cell in [*frozen, *scope] for found in batch_norms(cell)):
         norm.use_batch_statistics = False
         norm.gamma.requires_grad = norm.beta.requires_grad = False
 

@@ -26,6 +26,7 @@ class Optimizer(nn.Cell):
         parameters: what is optimised.
         decays: weight decay of each parameter.
         learning_rates: one per step of the whole run.
+        lr_factors: on the learning rate of each parameter; none: 1.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class Optimizer(nn.Cell):
         parameters: Sequence[Parameter],
         decays: Sequence[float],
         learning_rates: Sequence[float],
+        lr_factors: Sequence[float] = (),
     ) -> None:
         super().__init__(auto_prefix=False)  # parameters keep their names
         self.parameters = ParameterTuple(parameters)
         self.decays = tuple(float(decay) for decay in decays)
+        self.lr_factors = tuple(map(float, lr_factors)) or (1.0,) * len(self.decays)
         self.learning_rates = Tensor(np.asarray(learning_rates, np.float32))
         self.global_step = Parameter(Tensor([0], ms.int32), "global_step", requires_grad=False)
         self.map = ops.HyperMap()
@@ -54,13 +57,13 @@ class Optimizer(nn.Cell):
 _apply_sgd = ops.MultitypeFuncGraph("apply_sgd")
 
 
-@_apply_sgd.register("Function", "Tuple", "Number", "Tensor", "Tensor", "Tensor")
-def _apply_sgd_to_one(apply, scalars, decay, grad, parameter, moment):
+@_apply_sgd.register("Function", "Tuple", "Number", "Number", "Tensor", "Tensor", "Tensor")
+def _apply_sgd_to_one(apply, scalars, decay, lr_factor, grad, parameter, moment):
     rate, momentum, grad_scale, decay_scale, switch = scalars
     grad = zero_unless(switch, grad * grad_scale)
     if decay > 0:
         grad = grad + (decay * decay_scale) * parameter
-    return apply(parameter, moment, rate, grad, momentum)
+    return apply(parameter, moment, rate * lr_factor, grad, momentum)
 
 
 class SGD(Optimizer):
@@ -69,7 +72,7 @@ class SGD(Optimizer):
     Dampening begins with the second step, as in torch.optim.SGD.
 
     Args:
-        parameters, decays, learning_rates: as `Optimizer`.
+        parameters, decays, learning_rates, lr_factors: as `Optimizer`.
         momentum: share of the old velocity that stays.
         dampening: share of the gradient kept out of the velocity.
     """
@@ -81,8 +84,9 @@ class SGD(Optimizer):
         learning_rates: Sequence[float],
         momentum: float = 0.9,
         dampening: float = 0.0,
+        lr_factors: Sequence[float] = (),
     ) -> None:
-        super().__init__(parameters, decays, learning_rates)
+        super().__init__(parameters, decays, learning_rates, lr_factors)
         self.momentum, self.dampening = momentum, dampening
         self.moments = self.parameters.clone(prefix="moments", init="zeros")
         self.apply_momentum = ops.ApplyMomentum()
@@ -99,17 +103,21 @@ class SGD(Optimizer):
         grad_scale, decay_scale = grad_scale * damped, damped * switch
         scalars = (rate, momentum, grad_scale, decay_scale, switch)
         one = ops.partial(_apply_sgd, self.apply_momentum, scalars)
-        done = self.map(one, self.decays, grads, self.parameters, self.moments)
+        settings = (self.decays, self.lr_factors)
+        done = self.map(one, *settings, grads, self.parameters, self.moments)
         return ops.depend(ops.assign_add(self.global_step, Tensor([1], ms.int32)), done)
 
 
 _apply_adam = ops.MultitypeFuncGraph("apply_adam")
 
 
-@_apply_adam.register("Function", "Tuple", "Number", "Tensor", "Tensor", "Tensor", "Tensor")
-def _apply_adam_to_one(apply, scalars, decay, grad, parameter, m, v):
+@_apply_adam.register(
+    *("Function", "Tuple", "Number", "Number"), *("Tensor", "Tensor", "Tensor", "Tensor")
+)
+def _apply_adam_to_one(apply, scalars, decay, lr_factor, grad, parameter, m, v):
     rate, beta1, beta2, epsilon, grad_scale, decay_scale, switch = scalars
     grad = zero_unless(switch, grad * grad_scale)
+    rate = rate * lr_factor
     return apply(parameter, m, v, rate, beta1, beta2, epsilon, decay * decay_scale, grad)
 
 
@@ -120,7 +128,7 @@ class AdamW(Optimizer):
     taken out of the decay again.
 
     Args:
-        parameters, decays, learning_rates: as `Optimizer`.
+        parameters, decays, learning_rates, lr_factors: as `Optimizer`.
         beta1, beta2: shares of the old averages of the gradient and of its square that stay.
     """
 
@@ -131,8 +139,9 @@ class AdamW(Optimizer):
         learning_rates: Sequence[float],
         beta1: float = 0.9,
         beta2: float = 0.999,
+        lr_factors: Sequence[float] = (),
     ) -> None:
-        super().__init__(parameters, decays, learning_rates)
+        super().__init__(parameters, decays, learning_rates, lr_factors)
         self.beta1, self.beta2 = beta1, beta2
         self.first = self.parameters.clone(prefix="moment1", init="zeros")
         self.second = self.parameters.clone(prefix="moment2", init="zeros")
@@ -153,7 +162,8 @@ class AdamW(Optimizer):
         epsilon = ADAM_EPSILON * correction
         scalars = (rate, beta1, beta2, epsilon, grad_scale, decay_scale, switch)
         one = ops.partial(_apply_adam, self.apply_adam, scalars)
-        done = self.map(one, self.decays, grads, self.parameters, self.first, self.second)
+        settings = (self.decays, self.lr_factors)
+        done = self.map(one, *settings, grads, self.parameters, self.first, self.second)
         return ops.depend(ops.assign_add(self.global_step, Tensor([1], ms.int32)), done)
 
 
@@ -177,6 +187,7 @@ def build_optimizer(
     kind: str = "SGD",
     beta2: float = 0.999,
     decay_bias_and_norm: bool = False,
+    backbone_lr: float = 1.0,
 ) -> Optimizer:
     """SGD or AdamW; no weight decay on biases and BatchNorm (as in the model zoo).
 
@@ -189,12 +200,14 @@ def build_optimizer(
         kind: "SGD" or "AdamW".
         beta2: of AdamW.
         decay_bias_and_norm: weight decay on biases and BatchNorm, too.
+        backbone_lr: factor on the learning rates of what is called `backbone.`
     """
     parameters: List[Parameter] = model.trainable_params()
     decays = weight_decays([p.name for p in parameters], weight_decay, decay_bias_and_norm)
+    factors = [backbone_lr if p.name.startswith("backbone.") else 1.0 for p in parameters]
     if kind == "AdamW":
-        return AdamW(parameters, decays, learning_rates, momentum, beta2)
-    return SGD(parameters, decays, learning_rates, momentum, dampening)
+        return AdamW(parameters, decays, learning_rates, momentum, beta2, lr_factors=factors)
+    return SGD(parameters, decays, learning_rates, momentum, dampening, lr_factors=factors)
 
 
 FIRST = 65536.0
