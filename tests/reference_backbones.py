@@ -11,6 +11,7 @@ from torch.nn import functional as F
 VARIANTS = {
     "resnet18_slim": ("slim", (2, 2, 2, 2)),
     "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet18_res4": ("basic", (2, 2, 2)),
     "resnet34": ("basic", (3, 4, 6, 3)),
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
@@ -108,7 +109,10 @@ def block_plan(family, planes, stride):
 
 
 class ResNet(nn.Module):
-    """ResNet and SE family with stride 1 in layer3; outputs layer2 (1/8) and layer4 (1/16)."""
+    """ResNet and SE family; outputs layer2 (1/8) and the last stage (1/16).
+
+    Of four stages the third has stride 1.
+    """
 
     def __init__(self, name):
         super().__init__()
@@ -116,7 +120,8 @@ class ResNet(nn.Module):
         self.attention = family.startswith("se")
         planes = 32 if family == "slim" else 64
         inputs = self._stem(family, planes)
-        for i, stride in enumerate((1, 2, 1, 2)):
+        widths = []
+        for i, stride in enumerate((1, 2, 1, 2) if len(blocks) == 4 else (1, 2, 2)):
             shortcut = 3 if family == "senet154" and i > 0 else 1
             stage = nn.Sequential()
             for j in range(blocks[i]):
@@ -125,7 +130,8 @@ class ResNet(nn.Module):
                 stage.append(Residual(inputs, plan, step, shortcut, self.attention))
                 inputs = plan[-1][0]
             setattr(self, f"layer{i + 1}", stage)
-        self.channels = (inputs // 4, inputs)
+            widths.append(inputs)
+        self.channels = (widths[1], widths[-1])
         # The ImageNet classifier is carried in official checkpoints, unused.
         setattr(self, "last_linear" if self.attention else "fc", nn.Linear(inputs, 1000))
 
@@ -149,4 +155,5 @@ class ResNet(nn.Module):
         else:
             x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         shallow = self.layer2(self.layer1(x))
-        return shallow, self.layer4(self.layer3(shallow))
+        deep = self.layer3(shallow)
+        return shallow, self.layer4(deep) if hasattr(self, "layer4") else deep

@@ -18,6 +18,7 @@ Shapes = Mapping[str, Tuple[int, ...]]
 _RESNETS: Dict[Tuple[str, Tuple[int, ...]], str] = {
     ("slim", (2, 2, 2, 2)): "resnet18_slim",
     ("basic", (2, 2, 2, 2)): "resnet18",
+    ("basic", (2, 2, 2, 0)): "resnet18_res4",
     ("basic", (3, 4, 6, 3)): "resnet34",
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
     ("bottleneck", (3, 4, 23, 3)): "resnet101",

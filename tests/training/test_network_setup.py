@@ -3,9 +3,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
+from mindspore.nn.utils import no_init_parameters
 
 from src.runtime.collectives import share_weights
 from src.training.network_setup import (
+from src.model.backbones import build_backbone
     SyncBatchNorm,
     freeze,
     running_statistics,
@@ -65,6 +67,32 @@ def test_what_is_left_to_train(backbone, batch_norm, expected, moving):
     assert trainable(net) == sorted(expected)
     names = [p.name for p in running_statistics(net)]
     assert names == [f"{n}.moving_{x}" for n in moving for x in ("mean", "variance")]
+
+
+def test_first_parts_of_a_backbone_stay():
+    net = Net()
+    first, second = block(), block()
+    net.backbone = nn.SequentialCell(first, second)
+    net.backbone.parts = lambda: [first, second]
+    freeze(net, parts=1)
+    assert trainable(net) == sorted(
+        [*(f"backbone.1.{n}" for n in ("0.bias", "0.weight", "1.beta", "1.gamma")), *HEAD]
+    )
+    names = [p.name for p in running_statistics(net)]
+    assert [name for name in names if name.startswith("backbone.0")] == []
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(("name", "count"), [("vgg16", 5), ("resnet18", 5), ("resnet18_res4", 5)])
+def test_parts_of_real_backbones_are_in_order(name, count):
+    with no_init_parameters():
+        backbone = build_backbone(name)
+    parts = backbone.parts()
+    names = [p.name for part in parts for p in part.get_parameters()]
+    assert len(parts) == count
+    own = [p.name for p in backbone.get_parameters()]
+    assert names == own[: len(names)]
+    assert all(name.startswith(("conv6", "conv7")) for name in own[len(names) :])
 
 
 def test_frozen_batch_norm_normalises_by_its_statistics_in_training():

@@ -60,6 +60,21 @@ def test_adamw():
     np.testing.assert_allclose(found, by_loop_adamw(0.9, 0.99, 0.1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_a_factor_on_the_learning_rate_is_a_smaller_rate(kind):
+    """Two weights, one with a tenth of the rate: it ends where a tenth of all rates ends."""
+    names = ("backbone.weight", "head.weight")
+    weights = [Parameter(Tensor(START), name=name) for name in names]
+    both = kind(weights, [0.1, 0.1], RATES, lr_factors=[0.1, 1.0])
+    slow = Parameter(Tensor(START), name="slow.weight")
+    alone = kind([slow], [0.1], [rate / 10 for rate in RATES])
+    for grad in GRADS:
+        both((Tensor(grad), Tensor(grad)), Tensor(1.0), Tensor(True))
+        alone((Tensor(grad),), Tensor(1.0), Tensor(True))
+    np.testing.assert_allclose(weights[0].asnumpy(), slow.asnumpy(), rtol=1e-6)
+    assert np.abs(weights[1].asnumpy() - slow.asnumpy()).max() > 0.01
+
+
 def test_state_names_everything_that_changes():
     weight = Parameter(Tensor(START), name="x.weight")
     assert set(SGD([weight], [0], RATES).state()) == {"moments.x.weight", "global_step"}
