@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert PyTorch weights to MindSpore, or a checkpoint made here to the official PyTorch layout.
+"""Convert weights to MindSpore, or a checkpoint made here to the official PyTorch layout.
 
-The kind of input is seen from its keys: the reduced VGG-16 of ssd.pytorch, ResNets of torchvision,
-SE networks of Cadene's pretrained-models, or a whole model of the official M2Det code.
+The input is a PyTorch file, an ONNX graph or a NumPy archive. What it holds is seen from its keys:
+a VGG-16, reduced as in ssd.pytorch or Oxford's without its fully connected layers; a ResNet of
+torchvision, with BatchNorm or with it folded into the convolutions; an SE network of Cadene's
+pretrained-models; or a whole model of the official M2Det code.
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from src.config import PRESETS, Config, to_json
+from src.config import PRESETS, Config, DataConfig, to_json
+from src.formats import imagenet_weights as imagenet
 from src.formats.checkpoint import (
     CONFIG_NAME,
     STATE_PREFIX,
@@ -23,6 +27,7 @@ from src.formats.checkpoint import (
     save_config,
 )
 from src.formats.pytorch_config import (
+    asked_backbone,
     check_backbone,
     choose_config,
     describe,
@@ -42,16 +47,24 @@ from src.formats.pytorch_weights import (
 )
 from src.model import build_model
 from src.model.backbones import build_backbone
-from src.utils import add_debug_argument, run_main
+from src.utils import add_debug_argument, run_main, set_seed
 
 WEIGHT_FILES = (".ckpt", ".safetensors", ".mindir", ".onnx")
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input", required=True, type=Path, help="X.pth; X.ckpt for --to pytorch")
+    parser.add_argument(
+        "--input", required=True, type=Path, help="X.pth, X.onnx or X.npz; X.ckpt for --to pytorch"
+    )
     parser.add_argument("--output", required=True, type=Path, help="Y.ckpt, Y.safetensors or Y.pth")
     parser.add_argument("--to", default="mindspore", choices=("mindspore", "pytorch"))
+    parser.add_argument(
+        "--pixels",
+        choices=("bgr", "rgb"),
+        help="what a backbone was trained on: BGR in 0..255 minus a mean, as here, or torchvision's"
+        " RGB (default: rgb where BatchNorm is folded, else bgr)",
+    )
     parser.add_argument(
         "--config",
         metavar="NAME",
@@ -76,27 +89,29 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.to == "pytorch":
         lines = convert_to_pytorch(args.input, args.output, args.config, args.set)
     else:
-        lines = convert_to_mindspore(args.input, args.output, args.config, args.set)
+        lines = convert_to_mindspore(args.input, args.output, args.config, args.set, args.pixels)
     print("\n".join(lines))
 
 
 def convert_to_mindspore(
-    source: Path, output: Path, name: Optional[str], overrides: Sequence[str]
+    source: Path,
+    output: Path,
+    name: Optional[str],
+    overrides: Sequence[str],
+    pixels: Optional[str] = None,
 ) -> List[str]:
     """Write `output`, and for a whole model `config.json` beside it; returns lines to report.
 
     Raises:
         ConversionError: the input cannot be used; nothing has been written then.
     """
-    state = read_pytorch(source)
+    state = _read(source)
     shapes = {key: values.shape for key, values in state.items()}
     try:
         if not is_detector(shapes):
-            backbone = find_backbone(shapes)
-            check_backbone(backbone, name, overrides)
-            converted = _convert_backbone(state, backbone)
-            save_checkpoint(converted.weights, output)
-            return _report(f"{source}: {backbone} backbone", converted, output)
+            return _backbone_to_mindspore(state, source, output, name, overrides, pixels)
+        if pixels == "rgb":
+            raise ConversionError("--pixels is for backbones, found a whole M2Det model")
         facts = find_model(shapes)
         config, notes = choose_config(facts, (source, output), name, overrides)
         with no_init_parameters():
@@ -112,8 +127,8 @@ def convert_to_mindspore(
     except OSError:
         output.unlink()
         raise
-    lines = _report(f"{source}: M2Det, {describe(config.model)}", converted, output)
-    return [*lines[:1], *notes, *lines[1:], f"written: {output.parent / CONFIG_NAME}"]
+    lines = [f"{source}: M2Det, {describe(config.model)}", *notes, *_report(converted, output)]
+    return [*lines, f"written: {output.parent / CONFIG_NAME}"]
 
 
 def convert_to_pytorch(
@@ -148,14 +163,57 @@ def convert_to_pytorch(
     return [*lines, f"written: {output}, {len(state)} keys"]
 
 
-def _convert_backbone(state: Arrays, backbone: str) -> Converted:
-    with no_init_parameters():
+def _read(source: Path) -> Arrays:
+    readers = {".npz": imagenet.read_npz, ".onnx": imagenet.read_onnx}
+    return readers.get(source.suffix, read_pytorch)(source)
+
+
+def _backbone_to_mindspore(
+    state: Arrays,
+    source: Path,
+    output: Path,
+    name: Optional[str],
+    overrides: Sequence[str],
+    pixels: Optional[str],
+) -> List[str]:
+    """Write a backbone; returns lines to report."""
+    found = imagenet.name_layers(state)
+    backbone = find_backbone({key: values.shape for key, values in found.state.items()})
+    if (backbone, asked_backbone(name, overrides)) == ("resnet18", "resnet18_res4"):
+        imagenet.keep_stages(found, 3)
+        backbone = "resnet18_res4"
+    check_backbone(backbone, name, overrides)
+    lines = [f"{source}: {backbone} backbone"]
+    if pixels == "rgb" or (pixels is None and found.folded):
+        imagenet.take_bgr(found.state, DataConfig.mean_bgr)
+        lines.append("input: RGB by ImageNet's mean and deviation, changed to BGR minus the mean")
+    else:
+        lines.append("input: BGR minus the mean; if the weights want torchvision's: --pixels rgb")
+    converted, fresh = _convert_backbone(found.state, backbone)
+    for reason, count in found.unused.items():
+        converted.unused[reason] = converted.unused.get(reason, 0) + count
+    save_checkpoint(converted.weights, output)
+    lines.append(f"filled: {len(converted.weights) - fresh} parameters")
+    if fresh:
+        lines.append(f"fresh: {fresh} parameters, conv6 and conv7, which the input does not have")
+    return [*lines, *_report(converted, output)]
+
+
+def _convert_backbone(state: Arrays, backbone: str) -> Tuple[Converted, int]:
+    """The weights of a backbone, and how many of them are new: VGG-16 may come without conv6, 7."""
+    absent = ("conv6.", "conv7.") if imagenet.is_trunk(state) else ()
+    set_seed(0)
+    with contextlib.nullcontext() if absent else no_init_parameters():
         network = build_backbone(backbone)
-    expected = {f"backbone.{name}": shape for name, shape in _shapes(network).items()}
+    own = {f"backbone.{name}": p for name, p in network.parameters_dict().items()}
+    fresh = {name: p for name, p in own.items() if name.split(".", 1)[1].startswith(absent)}
+    expected = {name: tuple(p.shape) for name, p in own.items() if name not in fresh}
     layout = Layout(backbone)
-    return from_official(
+    converted = from_official(
         state, expected, lambda name: [key[len("base.") :] for key in layout.official_keys(name)]
     )
+    converted.weights.update({name: p.asnumpy() for name, p in fresh.items()})
+    return converted, len(fresh)
 
 
 def _check_neighbours(output: Path, config: Config) -> None:
@@ -175,9 +233,9 @@ def _shapes(network: nn.Cell) -> Dict[str, Tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in network.parameters_dict().items()}
 
 
-def _report(title: str, converted: Converted, output: Path) -> List[str]:
+def _report(converted: Converted, output: Path) -> List[str]:
     unused = [f"not used: {count} keys, {why}" for why, count in sorted(converted.unused.items())]
-    return [title, *unused, f"written: {output}, {len(converted.weights)} parameters"]
+    return [*unused, f"written: {output}, {len(converted.weights)} parameters"]
 
 
 if __name__ == "__main__":

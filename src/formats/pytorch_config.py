@@ -13,6 +13,7 @@ from .pytorch_keys import ConversionError, Layout
 KNOWN_SIZES = (320, 512, 704, 800)
 _DEFAULT = "m2det512_vgg16"
 _SIZE_KEY = "model.input_size"
+_BACKBONE_KEY = "model.backbone"
 
 
 def choose_config(
@@ -53,6 +54,17 @@ def choose_config(
         return config, []
     origin = "by the file name" if named else "assumed"
     return config, [f"input size: {size} pixels, {origin}; another with --set {_SIZE_KEY}=..."]
+
+
+def asked_backbone(name: Optional[str], overrides: Sequence[str]) -> Optional[str]:
+    """The backbone that a preset or overrides name; None where they name none.
+
+    Raises:
+        ConfigError: unknown names or values.
+    """
+    if name is None and not any(text.split("=")[0].strip() == _BACKBONE_KEY for text in overrides):
+        return None
+    return override(PRESETS[name or _DEFAULT], overrides).model.backbone
 
 
 def check_backbone(backbone: str, name: Optional[str], overrides: Sequence[str]) -> None:

@@ -32,6 +32,12 @@ _RESNETS: Dict[Tuple[str, Tuple[int, ...]], str] = {
 }
 # Where each stage of VGG-16 starts in the numbered list of layers; ReLU and pooling count too.
 _VGG_STAGE_STARTS = (0, 5, 10, 17, 24)
+# {(block, convolution), both from 1: its number in that list}
+VGG_CONVOLUTIONS = {
+    (block, k + 1): start + 2 * k
+    for block, (start, count) in enumerate(zip(_VGG_STAGE_STARTS, (2, 2, 3, 3, 3)), 1)
+    for k in range(count)
+}
 _VGG_LAST = {"conv6": 31, "conv7": 33}
 _BATCH_NORM = {
     "gamma": "weight",
@@ -144,7 +150,7 @@ def find_backbone(shapes: Shapes) -> str:
     Raises:
         ConversionError: none that is known.
     """
-    if "31.weight" in shapes and "0.weight" in shapes:
+    if "28.weight" in shapes and "0.weight" in shapes:
         return "vgg16"
     if "features.0.weight" in shapes:
         raise ConversionError(
