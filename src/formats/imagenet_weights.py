@@ -15,7 +15,7 @@ from typing import Counter as Counts
 
 import numpy as np
 
-from src.formats.pytorch_keys import VGG_CONVOLUTIONS, ConversionError
+from .pytorch_keys import VGG_CONVOLUTIONS, ConversionError
 
 Arrays = Mapping[str, np.ndarray]
 # What torchvision and Cadene take: RGB in 0..1 minus MEAN_RGB over STD_RGB.

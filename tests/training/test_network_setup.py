@@ -5,9 +5,9 @@ import pytest
 from mindspore import Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
+from src.model.backbones import build_backbone
 from src.runtime.collectives import share_weights
 from src.training.network_setup import (
-from src.model.backbones import build_backbone
     SyncBatchNorm,
     freeze,
     running_statistics,
