@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from src.data.records import ImageError
 from src.drawing.detections import draw_detections
+from src.formats.shipped import PHOTOS
 from src.inference.detector import Detector
 from src.inference.image_sources import STDIN, Frames, Source, find_sources, listed_sources
 from src.inference.open_network import prepare_device, read_network_file
@@ -31,7 +32,12 @@ LOG = logging.getLogger("m2det.demo")
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint_path", required=True, type=Path)
+    parser.add_argument(
+        "--checkpoint_path",
+        default=PHOTOS,
+        type=Path,
+        help="default: the network of photographs that comes with the project",
+    )
     parser.add_argument(
         "--input",
         required=True,

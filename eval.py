@@ -26,6 +26,7 @@ from src.evaluation.pipeline import detect_split
 from src.evaluation.submission import write_submission
 from src.evaluation.summary import all_metrics, as_text
 from src.formats.checkpoint import Labels
+from src.formats.shipped import PHOTOS
 from src.inference.detector import STAGES, Detector
 from src.inference.open_network import NetworkFile, prepare_device, read_network_file
 from src.runtime.errors import UsageError
@@ -39,7 +40,12 @@ PARTS = "partial"  # folder in the output for what is done so far
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint_path", required=True, type=Path)
+    parser.add_argument(
+        "--checkpoint_path",
+        default=PHOTOS,
+        type=Path,
+        help="default: the network of photographs that comes with the project",
+    )
     parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
     parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
     parser.add_argument("--output", default="eval_output", type=Path, help="folder for the results")

@@ -9,6 +9,7 @@ from typing import Optional, Sequence
 
 from src.config import default_preset, get_config, with_classes
 from src.data.coco_utils import load_data
+from src.formats import shipped
 from src.runtime.device import setup_device
 from src.runtime.stop_signal import StopSignal
 from src.training.job import LOG, Job
@@ -25,7 +26,11 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--train_url", default="outputs", type=Path, help="output folder")
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint")
-    begin.add_argument("--finetune", metavar="PATH", help="begin with what fits of a checkpoint")
+    begin.add_argument(
+        "--finetune",
+        metavar=f"PATH|{shipped.NAME}",
+        help="begin with what fits of a checkpoint, or of the network that comes with the project",
+    )
     parser.add_argument(
         "--force", action="store_true", help="resume in spite of other classes, ranks or schedule"
     )
@@ -39,6 +44,8 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
+    if args.finetune == shipped.NAME:
+        args.finetune, args.config = str(shipped.PHOTOS), args.config or shipped.PRESET
     args.config = args.config or default_preset(args.device_target)
     config = get_config(args.config, args.set)
     if args.check:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network that comes with the project: the file, and how such a file is made."""
+
+import hashlib
+import os
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from src.config import get_config
+from src.formats import shipped
+from src.formats.checkpoint import CheckpointError, Labels, save_checkpoint, save_config
+from src.formats.shipped import PHOTOS, SUMS, write_half
+from src.inference.open_network import read_network_file
+from src.model import build_model
+
+VOC = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run's last checkpoint of a small network, as training leaves it."""
+    folder = tmp_path_factory.mktemp("run")
+    config = get_config("m2det_tiny", ["model.num_classes=3", "model.num_levels=1"])
+    model = build_model(config)
+    weights = dict(model.parameters_dict())
+    save_checkpoint({**weights, "state/global_step": ms.Tensor([5])}, folder / "x-final.ckpt")
+    save_config(folder, config, Labels(("cup", "mug"), (4, 9)))
+    return folder
+
+
+def test_half_of_a_checkpoint_is_the_same_network(run_folder, tmp_path, device):
+    path = write_half(run_folder / "x-final.ckpt", tmp_path / "out")
+    assert sorted(os.listdir(path.parent)) == [SUMS, "config.json", "labels.json", path.name]
+    assert path.stat().st_size < 0.6 * (run_folder / "x-final.ckpt").stat().st_size
+    digest, name = (path.parent / SUMS).read_text().split()
+    assert (digest, name) == (hashlib.sha256(path.read_bytes()).hexdigest(), path.name)
+    images = ms.Tensor(np.random.default_rng(0).normal(0, 60, (1, 3, 128, 128)).astype(np.float32))
+    outputs = []
+    for checkpoint in (run_folder / "x-final.ckpt", path):
+        network = read_network_file(checkpoint)
+        detector = network.detector(network.config)
+        assert detector.class_names == ("cup", "mug")
+        outputs.append(detector.network(images.asnumpy()))
+    for full, half in zip(*outputs):
+        np.testing.assert_allclose(half, full, rtol=0, atol=5e-3 * np.abs(full).max())
+
+
+def test_what_cannot_be_halved_is_refused(run_folder, tmp_path):
+    source = tmp_path / "x.ckpt"
+    (tmp_path / "config.json").write_text((run_folder / "config.json").read_text())
+    save_checkpoint({"a.weight": ms.Tensor(np.array([1.0, 7e4], np.float32))}, source)
+    with pytest.raises(CheckpointError, match=r"x\.ckpt: no labels\.json beside it"):
+        write_half(source, tmp_path / "out")
+    (tmp_path / "labels.json").write_text((run_folder / "labels.json").read_text())
+    with pytest.raises(CheckpointError, match=r"x\.ckpt: a\.weight does not fit into float16"):
+        write_half(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_file_that_comes_along():
+    """It is whole, small enough for a repository, and made with the preset it is trained on with."""
+    digest, name = (PHOTOS.parent / SUMS).read_text().split()
+    assert name == PHOTOS.name
+    assert hashlib.sha256(PHOTOS.read_bytes()).hexdigest() == digest
+    assert PHOTOS.stat().st_size <= 30e6
+    network = read_network_file(PHOTOS)
+    assert network.labels.class_names == VOC
+    assert network.config.model == get_config(shipped.PRESET, ["model.num_classes=21"]).model
+    assert network.config.anchors == get_config(shipped.PRESET).anchors
