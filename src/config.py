@@ -235,6 +235,7 @@ PRESETS: Mapping[str, Config] = {
             anchors=_PHOTOS_ANCHORS,
             train=_PHOTOS_TRAIN,
             data=_PHOTOS_DATA,
+            test={"score_threshold": 0.01},
             optimizer={**_ADAM, "weight_decay": 0.05, "backbone_lr": 0.1},
         ),
     )

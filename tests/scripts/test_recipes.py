@@ -72,6 +72,25 @@ def test_bccd(call):  # noqa: F811
     assert str(call.folder / "out" / "eval") in score
 
 
+def test_photos(call):  # noqa: F811
+    """With a backbone it is converted and half frozen by the preset, without one all is trained."""
+    result = call("recipes/photos.sh", "my data", "out", BACKBONE=None, PIXELS=None)
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.splitlines()
+    assert [word for word in words if word.endswith(".py")] == ["train.py", "eval.py"]
+    assert "train.freeze_stages=0" in words
+    assert "--pretrained_backbone" not in words
+    result = call("recipes/photos.sh", "my data", "out", BACKBONE="my weights.npz", PIXELS="rgb")
+    words = result.stdout.splitlines()
+    assert [word for word in words if word.endswith(".py")] == ["convert.py", "train.py", "eval.py"]
+    converted = str(call.folder / "out" / "backbone.ckpt")
+    assert words[words.index("--input") + 1] == str(call.folder / "my weights.npz")
+    assert words[words.index("--pixels") + 1] == "rgb"
+    assert words[words.index("--output") + 1] == converted
+    assert words[words.index("--pretrained_backbone") + 1] == converted
+    assert "train.freeze_stages=0" not in words
+
+
 def test_the_choices_are_those_of_the_recipe():
     def chosen(name):
         return {text for text in settings(name) if text.startswith(("anchors.", "data."))}
