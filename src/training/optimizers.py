@@ -63,7 +63,9 @@ def _apply_sgd_to_one(apply, scalars, decay, lr_factor, grad, parameter, moment)
     grad = zero_unless(switch, grad * grad_scale)
     if decay > 0:
         grad = grad + (decay * decay_scale) * parameter
-    return apply(parameter, moment, rate * lr_factor, grad, momentum)
+    if lr_factor != 1:
+        rate = rate * lr_factor
+    return apply(parameter, moment, rate, grad, momentum)
 
 
 class SGD(Optimizer):
@@ -117,7 +119,8 @@ _apply_adam = ops.MultitypeFuncGraph("apply_adam")
 def _apply_adam_to_one(apply, scalars, decay, lr_factor, grad, parameter, m, v):
     rate, beta1, beta2, epsilon, grad_scale, decay_scale, switch = scalars
     grad = zero_unless(switch, grad * grad_scale)
-    rate = rate * lr_factor
+    if lr_factor != 1:
+        rate = rate * lr_factor
     return apply(parameter, m, v, rate, beta1, beta2, epsilon, decay * decay_scale, grad)
 
 

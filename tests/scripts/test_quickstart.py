@@ -42,7 +42,8 @@ def test_quickstart(tmp_path):
     assert f"AP (0.50:0.95) on images it has not seen: {metrics['AP']:.3f}" in printed
     assert (out / "m2det_tiny.mindir").stat().st_size > 1_000_000
     assert len(list((out / "pictures").glob("*.png"))) == 16
-    for line in printed.splitlines()[-5:]:
+    assert sorted(p.stem for p in (out / "photos").glob("*.png")) == ["astronaut", "cat"]
+    for line in printed.splitlines()[-6:]:
         path = Path(line.split()[1])
         assert list(path.parent.glob(path.name)), line
 
