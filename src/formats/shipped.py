@@ -5,6 +5,7 @@ python -m src.formats.shipped --checkpoint_path RUN/NAME-final.ckpt --output wei
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -53,16 +54,20 @@ def write_half(source: Path, folder: Path) -> Path:
     return path
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Command line; returns the exit code: 0, or 2 with one line on stderr."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint_path", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path, help="folder for the files")
     args = parser.parse_args(argv)
-    path = write_half(args.checkpoint_path, args.output)
+    try:
+        path = write_half(args.checkpoint_path, args.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    return 0
 
 
 if __name__ == "__main__":
-    from ..utils import run_main
-
-    run_main(main)
+    sys.exit(main())

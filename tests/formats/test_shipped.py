@@ -51,7 +51,7 @@ def test_half_of_a_checkpoint_is_the_same_network(run_folder, tmp_path, device):
         np.testing.assert_allclose(half, full, rtol=0, atol=5e-3 * np.abs(full).max())
 
 
-def test_what_cannot_be_halved_is_refused(run_folder, tmp_path):
+def test_what_cannot_be_halved_is_refused(run_folder, tmp_path, capsys):
     source = tmp_path / "x.ckpt"
     (tmp_path / "config.json").write_text((run_folder / "config.json").read_text())
     save_checkpoint({"a.weight": ms.Tensor(np.array([1.0, 7e4], np.float32))}, source)
@@ -60,11 +60,13 @@ def test_what_cannot_be_halved_is_refused(run_folder, tmp_path):
     (tmp_path / "labels.json").write_text((run_folder / "labels.json").read_text())
     with pytest.raises(CheckpointError, match=r"x\.ckpt: a\.weight does not fit into float16"):
         write_half(source, tmp_path / "out")
+    assert shipped.main(["--checkpoint_path", str(source), "--output", str(tmp_path / "out")]) == 2
+    assert "does not fit into float16" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_the_file_that_comes_along():
-    """It is whole, small enough for a repository, and made with the preset it is trained on with."""
+    """It is whole, small enough for a repository, and what `--finetune photos` builds."""
     digest, name = (PHOTOS.parent / SUMS).read_text().split()
     assert name == PHOTOS.name
     assert hashlib.sha256(PHOTOS.read_bytes()).hexdigest() == digest
