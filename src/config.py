@@ -80,7 +80,8 @@ class TrainConfig:
     sync_batch_norm: bool = False  # statistics of the batch over all ranks
     # O0: float32; O2: float16 but for BatchNorm; O3: float16 altogether
     amp_level: str = field(default="O0", metadata={"choices": ("O0", "O2", "O3")})
-    eval_epochs: int = at_least(0, 0)  # score `eval_split` every so many epochs; 0: never
+    eval_epochs: int = at_least(0, 0)  # score `eval_split` every so many epochs
+    eval_times: int = at_least(0, 0)  # or about so often in the whole run, if the data have it
     eval_split: str = "val"
     early_stop: int = at_least(0, 0)  # scorings without a better AP that end a run; 0: never
 
@@ -184,7 +185,11 @@ _TINY_TRAIN = {
     "num_workers": 1,
     "ema": 0.98,
 }
-_SMALL_TRAIN = {**_TINY_TRAIN, "per_batch_size": 4, "total_steps": 3000, "ema": 0.998}
+_SMALL_TRAIN = {
+    **_TINY_TRAIN,
+    **{"per_batch_size": 4, "total_steps": 3000, "ema": 0.998},
+    **{"eval_times": 10, "keep_checkpoints": 1},
+}
 # Photographs on a CPU, from a backbone that knows ImageNet. Four maps, of 32, 16, 8 and 6 cells, so
 # that large objects have priors near their centre; a low threshold gives each object about 20.
 _PHOTOS_MODEL = {
@@ -195,6 +200,7 @@ _PHOTOS_ANCHORS = {"scales": (0.08, 0.2, 0.4, 0.68, 1.0), "iou_threshold": 0.4}
 _PHOTOS_TRAIN = {
     **_SMALL_TRAIN,
     **{"total_steps": 8000, "freeze_stages": 2, "freeze_batch_norm": "backbone"},
+    "eval_times": 5,
 }
 _PHOTOS_DATA = {"most_expand": 2.0, "crop_share": 0.5}
 # For training from nothing on a CPU: short runs cannot learn from much zooming.

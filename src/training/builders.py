@@ -49,6 +49,15 @@ def build_schedule(config: Config, num_images: int, world_size: int) -> np.ndarr
     )
 
 
+def eval_interval(config: Config, num_images: int, world_size: int) -> int:
+    """Epochs from one scoring to the next; 0: never."""
+    wanted, per_step = config.train, images_per_step(config, world_size)
+    if wanted.eval_epochs or not wanted.eval_times:
+        return wanted.eval_epochs
+    steps = wanted.total_steps or total_steps(wanted.total_epochs, num_images, per_step)
+    return max(1, round(steps * per_step / num_images / wanted.eval_times))
+
+
 def images_per_step(config: Config, world_size: int) -> int:
     """Images whose gradients make one update."""
     return config.train.per_batch_size * config.train.accumulate * world_size

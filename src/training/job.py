@@ -15,7 +15,7 @@ from mindspore import nn
 
 from ..config import Config
 from ..data.coco_utils import load_data
-from ..data.records import DetectionData
+from ..data.records import DataError, DetectionData
 from ..formats.checkpoint import Labels, load_weights, save_config
 from ..model import build_model
 from ..runtime.collectives import from_first_rank, share_weights
@@ -127,11 +127,10 @@ class Job:
         return DrawnSeed(int(value[0]))
 
     def evaluation(self, model: nn.Cell, ema: Optional[Ema]) -> Optional[Evaluation]:
-        train_config = self.config.train
-        if not train_config.eval_epochs:
+        every = setup.eval_interval(self.config, len(self.data.records), self.world_size)
+        data = self.validation_data() if every else None
+        if data is None:
             return None
-        links = self.config.data.allow_links
-        data = load_data(self.args.dataset_path, train_config.eval_split, allow_links=links)
         scorer = setup.build_scorer(
             self.config,
             model,
@@ -142,7 +141,25 @@ class Job:
             lambda: self.stop.number is not None,
         )
         weights = model.parameters_dict
-        return Evaluation(scorer, train_config.eval_epochs, train_config.early_stop, weights, ema)
+        return Evaluation(scorer, every, self.config.train.early_stop, weights, ema)
+
+    def validation_data(self) -> Optional[DetectionData]:
+        """What is scored in between; only `train.eval_epochs` insists on it."""
+        wanted = self.config.train
+        links = self.config.data.allow_links
+        try:
+            data = load_data(self.args.dataset_path, wanted.eval_split, allow_links=links)
+        except DataError as error:
+            if wanted.eval_epochs:
+                raise
+            LOG.info("no scores in between: %s", error)
+            return None
+        shared = {r.path for r in self.data.records} & {r.path for r in data.records}
+        if shared and not wanted.eval_epochs:
+            text = "no scores in between: %d of the %d images of %s are trained on"
+            LOG.info(text, len(shared), len(data.records), data.split)
+            return None
+        return data
 
     def resume(self, state: Resumable) -> int:
         """The number of steps done before."""

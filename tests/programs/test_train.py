@@ -140,6 +140,26 @@ def test_dry_run(data, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("train", "no scores in between: {data}: no split 'val'"),
+        ("val", "no scores in between: 4 of the 4 images of val2017 are trained on"),
+    ],
+)
+def test_scores_that_are_not_insisted_on(split, said, data, tmp_path, caplog):
+    """Without such a split, or where it is trained on, a run goes on without them."""
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    if split == "train":
+        (folder / "annotations" / "instances_val2017.json").unlink()
+    flags = ["--set", "train.eval_epochs=0", "--set", "train.eval_times=2", "--dry_run"]
+    with caplog.at_level("INFO"):
+        train.main(arguments(folder, tmp_path / "out", "--split", split, *flags))
+    (line,) = (m for m in caplog.messages if m.startswith("no scores"))
+    assert line.startswith(said.format(data=folder))
+
+
 def test_check_looks_at_the_data_only(data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where check_data.py puts its picture
     with pytest.raises(SystemExit) as caught:

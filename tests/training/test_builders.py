@@ -7,6 +7,7 @@ from src.training.builders import (
     batch_warning,
     build_loss_scale,
     build_schedule,
+    eval_interval,
     images_per_step,
     milestones,
 )
@@ -39,6 +40,20 @@ def test_linear_scaling_with_the_ranks():
     assert one[60:].tolist() == pytest.approx((two[60:] / 2).tolist())
     fixed = build_schedule(config("per_batch_size=4", "total_epochs=100", "scale_lr=false"), 80, 2)
     np.testing.assert_array_equal(fixed, one)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "epochs"),
+    [
+        ([], 0),
+        (["eval_times=10", "total_steps=400"], 4),  # 40 epochs of 10 steps
+        (["eval_times=10", "total_epochs=16"], 2),
+        (["eval_times=10", "total_steps=30"], 1),  # no more than once an epoch
+        (["eval_times=10", "eval_epochs=7"], 7),
+    ],
+)
+def test_how_often_scores_are_taken(overrides, epochs):
+    assert eval_interval(config("per_batch_size=4", *overrides), 80, 2) == epochs
 
 
 def test_parts_count_as_one_step():
