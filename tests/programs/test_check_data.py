@@ -12,10 +12,10 @@ import pytest
 import check_data
 from src.box_utils import iou_matrix, xyxy_to_cxcywh
 from src.config import get_config
-from src.data import checks as data_report
+from src.data import checks
 from src.data.coco_utils import load_data
 from src.data.records import Findings
-from src.priors import make_priors, map_sizes, prior_shapes_per_cell
+from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 from tests.datasets import SHARED, coco_content, voc_xml, write_coco, write_image, write_voc
 
 
@@ -182,7 +182,7 @@ def test_reach_is_what_trying_every_prior_gives():
     high = np.minimum(low + rng.uniform(0.01, 0.9, (300, 2)), 1)
     boxes = np.concatenate([low, high], axis=1).astype(np.float32)
     per_cell = prior_shapes_per_cell(config.anchors, len(sizes))
-    found = data_report.best_iou(xyxy_to_cxcywh(boxes), priors, sizes, per_cell)
+    found = best_iou(xyxy_to_cxcywh(boxes), priors, sizes, per_cell)
     half = priors[:, 2:] / 2
     corners = np.concatenate([priors[:, :2] - half, priors[:, :2] + half], axis=1)
     np.testing.assert_allclose(found, iou_matrix(boxes, corners).max(axis=1), atol=1e-5)
@@ -191,14 +191,14 @@ def test_reach_is_what_trying_every_prior_gives():
 def test_reach_counts_by_size(tmp_path):
     rows = [(1, 3, [0, 0, 10, 10]), (1, 3, [0, 0, 40, 40]), (1, 3, [9, 9, 8, 8], 1)]
     data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
-    columns = data_report.columns_of(data)
+    columns = checks.columns_of(data)
     iou = np.array([0.4, 0.6, 0.9], np.float32)
-    small, medium, large = data_report.reach_by_coco_size(columns, iou, 0.5)
+    small, medium, large = checks.reach_by_coco_size(columns, iou, 0.5)
     assert (small.total, small.matched, small.share) == (1, 0, 0.0)  # the crowd does not count
     assert (medium.total, medium.matched) == (1, 1)
     assert large.total == 0
     # In an input of 240 pixels: 10 x 10 of 60 x 48 becomes 40 x 50, 40 x 40 becomes 160 x 200.
-    rows = data_report.reach_by_side(columns, iou, 0.5, 240)
+    rows = checks.reach_by_side(columns, iou, 0.5, 240)
     assert {row.name: row.total for row in rows if row.total} == {"32-64": 1, "128-256": 1}
 
 
@@ -206,7 +206,7 @@ def test_duplicate_boxes_are_those_of_the_same_image_and_class(tmp_path):
     rows = [(1, 3, [1, 1, 5, 5])] * 3 + [(1, 7, [1, 1, 5, 5]), (2, 3, [1, 1, 5, 5])]
     data = load_data(write_coco(tmp_path, coco_content(["a.jpg", "b.jpg"], rows)), "train")
     findings = Findings(collect=True)
-    data_report.find_duplicate_boxes(data, data_report.columns_of(data), findings)
+    checks.find_duplicate_boxes(data, checks.columns_of(data), findings)
     assert findings.counts == Counter({"duplicate boxes": 2})
 
 

@@ -27,8 +27,8 @@ def test_what_a_dockerfile_names_is_there(name):
     for script in re.findall(r"[a-z_]+\.sh", text):
         assert (ROOT / "scripts" / script).is_file(), script
     assert f"-r {FILES[name]}" in text
-    for module in re.findall(r"-m (src\.[a-z_]+)", text):
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    for module in re.findall(r"-m (src\.[a-z_.]+)", text):
+        assert (ROOT / f"{module.rstrip('.').replace('.', '/')}.py").is_file()
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -5,8 +5,9 @@ from mindspore import Parameter, Tensor
 
 from src.formats.checkpoint import read_checkpoint
 from src.inference.postprocess import NotFiniteError
+from src.runtime import collectives
 from src.runtime.collectives import gather
-from src.training import validation as train_eval
+from src.training import validation
 from src.training.callback import CheckpointSaver, StepReport
 from src.training.ema import Ema
 from src.training.validation import Evaluation, SplitScorer
@@ -114,8 +115,8 @@ def scorer(monkeypatch, outcome, stopping=lambda: False):
         outcome(list(indices))
         keep([1, 2], [[{"x": 1}], [{"x": 2}, {"x": 3}]])
 
-    monkeypatch.setattr(train_eval, "detect_split", detect_split)
-    monkeypatch.setattr(train_eval, "score_coco", lambda data, results: ({"AP": len(results)}, {}))
+    monkeypatch.setattr(validation, "detect_split", detect_split)
+    monkeypatch.setattr(validation, "score_coco", lambda data, results: ({"AP": len(results)}, {}))
     data = type("Data", (), {"records": range(5)})
     return model, SplitScorer(model, object, data, (1,), stopping=stopping)
 
@@ -167,5 +168,5 @@ def test_values_of_all_ranks_by_sums(monkeypatch, rank):
             assert (own[own != 0] == total[own != 0]).all()
             return Tensor(total.astype(np.float32))
 
-    monkeypatch.setattr(train_eval.ops, "AllReduce", Sum)
+    monkeypatch.setattr(collectives.ops, "AllReduce", Sum)
     assert gather(values[rank], rank, 3) == values
