@@ -41,7 +41,7 @@ make_environment() {
   fi
   PYTHON=$VENV/bin/python
   stamp=$VENV/installed-$(basename "${@: -1}")
-  wanted=$(cd "$ROOT" && sha256sum "$@")${MINDSPORE:+ mindspore==$MINDSPORE}
+  wanted=$(cd "$ROOT" && sha256sum "$@" constraints.txt)${MINDSPORE:+ mindspore==$MINDSPORE}
   if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     printf 'installing %s; the first time takes some minutes\n' "$*"
     (cd "$ROOT" && install_requirements "$@") || die "pip could not install $*; see above"
@@ -52,6 +52,10 @@ make_environment() {
 install_requirements() {
   local pins file prefix='' changes=() all=()
   local pip=("$PYTHON" -m pip install --disable-pip-version-check)
+  # The versions of constraints.txt have wheels for this Python and belong to the usual MindSpore.
+  if [[ -z ${MINDSPORE:-} && $(version_of "$PYTHON") == 3.11 ]]; then
+    pip+=(-c constraints.txt)
+  fi
   [[ -z ${MINDSPORE:-} ]] || changes+=(-e "s/^mindspore==.*/mindspore==$MINDSPORE/")
   mapfile -t pins < <(grep -h '^torch' "$@")
   if ((${#pins[@]})) && ! "${pip[@]}" --no-deps --retries 1 --timeout 20 \
