@@ -10,9 +10,11 @@ from typing import Optional, Sequence
 from src.config import default_preset, get_config, with_classes
 from src.data.coco_utils import load_data
 from src.formats import shipped
+from src.formats.checkpoint import CheckpointError
 from src.runtime.device import setup_device
 from src.runtime.stop_signal import StopSignal
 from src.training.job import LOG, Job
+from src.training.resume import refuse_used
 from src.utils import add_common_arguments, run_main
 
 
@@ -50,6 +52,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     config = get_config(args.config, args.set)
     if args.check:
         sys.exit(check(args))
+    refuse_used(args.train_url / config.experiment_tag, args.resume)
+    if args.resume not in (None, "auto") and not Path(args.resume).is_file():
+        raise CheckpointError(f"checkpoint {args.resume} not found")
     with StopSignal() as stop:
         rank, world_size = setup_device(args.device_target, args.device_id, args.distribute)
         logging.basicConfig(

@@ -33,6 +33,10 @@ class CheckpointError(M2DetError, ValueError):
     """A weights file that is missing, damaged, or made for another network."""
 
 
+class DamagedError(CheckpointError):
+    """A weights file that is there and cannot be read."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """What a network's classes are called; saved beside its checkpoints.
@@ -120,7 +124,8 @@ def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:
     """Every tensor of a .ckpt or .safetensors file by name.
 
     Raises:
-        CheckpointError: no such file, or it is damaged.
+        CheckpointError: no such file.
+        DamagedError: it cannot be read.
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} not found")
@@ -132,11 +137,11 @@ def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:
         content = ms.load_checkpoint(str(path), format=kind, crc_check=kind == "ckpt")
     except Exception as error:  # MindSpore raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from None
+        raise DamagedError(f"checkpoint {path} cannot be read: {reason}") from None
     finally:
         logging.disable(logging.NOTSET)
     if not content:
-        raise CheckpointError(f"checkpoint {path} holds no parameters")
+        raise DamagedError(f"checkpoint {path} holds no parameters")
     return content
 
 

@@ -2,6 +2,7 @@
 """The parts of a training run, built as a configuration asks for."""
 
 import logging
+from dataclasses import asdict
 from typing import Any, Callable, Dict, Generator, List, Optional, Tuple, Union
 
 import numpy as np
@@ -179,7 +180,11 @@ def build_batches(
 def build_facts(config: Config, data: DetectionData, world_size: int) -> Dict[str, Any]:
     """What a resumed run must have in common with the one it goes on with."""
     train = config.train
+    network = {k: v for k, v in asdict(config.model).items() if k != "num_classes"}
     return {
+        "model": network,
+        "anchors": asdict(config.anchors),
+        "data": {"mean_bgr": config.data.mean_bgr, "multi_scale": config.data.multi_scale},
         "classes": list(data.class_names),
         "world_size": world_size,
         "images_per_step": images_per_step(config, world_size),

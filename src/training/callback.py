@@ -80,6 +80,7 @@ class CheckpointSaver(Callback):
         self._every_steps = every_steps
         self._keep = keep
         self._final_weights = final_weights or weights
+        self._newest: Optional[Path] = None
         remove_leftovers(folder)
 
     @property
@@ -102,14 +103,15 @@ class CheckpointSaver(Callback):
 
     def _save(self, report: StepReport) -> None:
         path = self._folder / f"{self._prefix}-{report.epoch}_{report.step}.ckpt"
-        if report.bad_steps or path.exists():
+        if report.bad_steps or path == self._newest:
             return
         state = {STATE_PREFIX + name: value for name, value in self._state().items()}
         save_checkpoint({**self._weights(), **state}, path)
-        for old in list_checkpoints(self._folder, self._prefix)[: -self._keep]:
-            if old != path:
-                with contextlib.suppress(FileNotFoundError):
-                    old.unlink()
+        self._newest = path
+        saved = list_checkpoints(self._folder, self._prefix)
+        for old in saved[: saved.index(path) + 1][: -self._keep]:  # later ones are damaged
+            with contextlib.suppress(FileNotFoundError):
+                old.unlink()
 
     def save_best(self, weights: Mapping[str, ms.Tensor]) -> None:
         """Put `weights` in the place of the best so far."""

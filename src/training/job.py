@@ -20,11 +20,12 @@ from ..formats.checkpoint import Labels, load_weights, save_config
 from ..model import build_model
 from ..runtime.collectives import from_first_rank, share_weights
 from ..runtime.device import set_seed
+from ..runtime.files import locked
 from ..runtime.stop_signal import StopSignal
 from . import builders as setup
 from .callback import Callback, CheckpointSaver, list_checkpoints
 from .ema import Ema, EmaUpdate
-from .resume import DrawnSeed, Resumable, load_fitting
+from .resume import DrawnSeed, Resumable, UsedFolder, load_fitting, refuse_used
 from .run_log import Bar, LogLines, Progress, RunLog, save_run
 from .trainer import BadSteps, Run, TrainingError, train
 from .validation import Evaluation
@@ -53,7 +54,17 @@ class Job:
         return f"{self.config.model.backbone}_{self.config.model.input_size}"
 
     def run(self) -> None:
-        """Build every part, hand them to each other and train."""
+        """Build every part, hand them to each other and train.
+
+        Raises:
+            UsedFolder: the folder holds another run.
+            LockedError: a run is going on there.
+            TrainingError: too many steps without a finite gradient.
+        """
+        with self.at_exit:
+            self.build_and_train()
+
+    def build_and_train(self) -> None:
         config, world_size = self.config, self.world_size
         set_seed(config.random_seed)
         warning = setup.batch_warning(config, world_size)
@@ -69,6 +80,9 @@ class Job:
         drawn = self.drawn_seed()
         others = [part for part in (loss_scale, evaluation, drawn) if part is not None]
         state = Resumable(model, optimizer, facts, ema, others)
+        if self.rank == 0 and not self.args.dry_run:
+            self.at_exit.enter_context(locked(self.folder))
+            refuse_used(self.folder, self.args.resume)
         start = self.resume(state)
         scale = loss_scale.scale if loss_scale else config.optimizer.loss_scale
         step = setup.build_step(config, model, optimizer, world_size, scale)
@@ -93,8 +107,7 @@ class Job:
             self.callbacks(state, evaluation, start, len(rates)),
         )
         self.stop.defer()
-        with self.at_exit:
-            self.train(step, batches, run)
+        self.train(step, batches, run)
         LOG.info("done: %s", self.folder / f"{self.prefix}-final.ckpt")
 
     def train(self, step: setup.StepCell, batches: Any, run: Run) -> None:
@@ -168,7 +181,14 @@ class Job:
             return 0
         if wanted == "auto":
             return state.restore_newest(self.folder, self.prefix, force)
-        return state.restore(Path(wanted), force)
+        step = state.restore(Path(wanted), force)
+        newest = list_checkpoints(self.folder, self.prefix)[-1:]
+        if newest and newest[0].absolute() != Path(wanted).absolute():
+            raise UsedFolder(
+                f"{self.folder} holds the later {newest[0].name}: --resume auto goes on from there,"
+                " or choose another --train_url"
+            )
+        return step
 
     def callbacks(
         self, state: Resumable, evaluation: Optional[Evaluation], start: int, total: int

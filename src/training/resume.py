@@ -11,7 +11,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, nn
 
-from ..formats.checkpoint import STATE_PREFIX, CheckpointError, load_weights, read_checkpoint
+from ..formats.checkpoint import (
+    STATE_PREFIX,
+    CheckpointError,
+    DamagedError,
+    load_weights,
+    read_checkpoint,
+)
+from ..runtime.errors import M2DetError
 from .callback import list_checkpoints
 from .ema import Ema
 from .optimizers import Optimizer
@@ -22,7 +29,33 @@ CLASS_HEADS = "head.conf."
 
 
 class OtherRun(CheckpointError):
-    """A checkpoint of a run with other classes, ranks or schedule."""
+    """A checkpoint of a run with another network, other classes, ranks or schedule."""
+
+
+class UsedFolder(M2DetError):
+    """The output folder holds another run, which this one would overwrite."""
+
+
+def refuse_used(folder: Path, resume: Optional[str]) -> None:
+    """See that a run does not begin in a folder with checkpoints it does not go on from.
+
+    Args:
+        folder: of the run.
+        resume: None, "auto", or the checkpoint it goes on from.
+
+    Raises:
+        UsedFolder: it does.
+    """
+    if resume is not None and (
+        resume == "auto" or Path(resume).parent.absolute() == folder.absolute()
+    ):
+        return
+    found = sorted(path for path in folder.glob("*") if path.suffix in (".ckpt", ".safetensors"))
+    if found:
+        raise UsedFolder(
+            f"{folder} holds {found[-1].name}: go on with that run by --resume auto, or choose"
+            " another --train_url or --set experiment_tag=NAME"
+        )
 
 
 @dataclass
@@ -134,18 +167,27 @@ class Resumable:
         """`restore` from the newest good checkpoint of a folder; 0 where there is none.
 
         Raises:
-            OtherRun: as `restore`; an older one would be no better.
+            OtherRun: as `restore`, an older one would be no better; or the folder holds
+                checkpoints of another backbone or input size.
+            CheckpointError: the newest that can be read does not fit, or none can be read.
         """
-        for path in reversed(list_checkpoints(folder, prefix)):
+        found = list_checkpoints(folder, prefix)
+        for path in reversed(found):
             try:
                 step = self.restore(path, force)
-            except OtherRun:
-                raise
-            except CheckpointError as error:
+            except DamagedError as error:
                 LOG.warning("passed over: %s", error)
                 continue
             LOG.info("going on from %s, step %d", path, step)
             return step
+        if found:
+            raise CheckpointError(f"{folder}: none of its {len(found)} checkpoints can be read")
+        others = sorted(path.name for path in folder.glob("*-*.ckpt"))
+        if others:
+            raise OtherRun(
+                f"{folder} holds {others[-1]}, of another model.backbone or model.input_size than"
+                f" {prefix}; choose another --train_url or experiment_tag"
+            )
         LOG.info("nothing to resume in %s: starting anew", folder)
         return 0
 
@@ -156,15 +198,19 @@ def _facts_of(state: Mapping[str, np.ndarray]) -> Optional[Mapping[str, Any]]:
     return json.loads(bytes(state[FACTS].astype(np.uint8)).decode())
 
 
-def compare_facts(saved: Optional[Mapping[str, Any]], present: Mapping[str, Any]) -> List[str]:
-    """One line for each fact that differs; none where the checkpoint has no facts."""
-    if saved is None:
-        return []
-    return [
-        f"{name} was {_short(saved.get(name))}, is {_short(value)}"
-        for name, value in present.items()
-        if saved.get(name) != json.loads(json.dumps(value))
-    ]
+def compare_facts(
+    saved: Optional[Mapping[str, Any]], present: Mapping[str, Any], prefix: str = ""
+) -> List[str]:
+    """One line for each fact that differs; what the checkpoint does not tell is not compared."""
+    lines: List[str] = []
+    for name, value in present.items():
+        if saved is None or name not in saved:
+            continue
+        if isinstance(value, Mapping) and isinstance(saved[name], Mapping):
+            lines += compare_facts(saved[name], value, f"{prefix}{name}.")
+        elif saved[name] != json.loads(json.dumps(value)):
+            lines.append(f"{prefix}{name} was {_short(saved[name])}, is {_short(value)}")
+    return lines
 
 
 def _short(value: Any) -> str:

@@ -111,7 +111,9 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
 def test_facts():
     assert compare_facts(None, FACTS) == []
     assert compare_facts(FACTS, {**FACTS, "classes": ("cat", "dog")}) == []
-    assert compare_facts({}, {"world_size": 1}) == ["world_size was null, is 1"]
+    assert compare_facts({}, {"world_size": 1}) == []  # saved before there was this fact
+    other = {"model": {"planes": 32, "new": 1}}
+    assert compare_facts({"model": {"planes": 64}}, other) == ["model.planes was 64, is 32"]
 
 
 def test_finetuning_takes_what_fits_and_lists_the_rest(saved):
