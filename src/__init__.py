@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .runtime.cpu_settings import avoid_reference_convolution
 
 if TYPE_CHECKING:
-    from .inference.detector import Detector
+    from .detector import Detector
 
 __all__ = ["Detector"]
 
@@ -20,9 +20,9 @@ avoid_reference_convolution(os.environ)
 
 
 def __getattr__(name: str) -> Any:
-    """`from m2det import Detector`, which imports MindSpore only then."""
+    """`from m2det import Detector`, imported only then."""
     if name != "Detector":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .inference.detector import Detector
+    from .detector import Detector
 
     return Detector

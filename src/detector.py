@@ -34,6 +34,7 @@ from .data.images import read_image
 from .data.records import ImageError
 from .drawing.detections import draw_detections
 from .formats.checkpoint import Labels
+from .formats.shipped import PHOTOS
 from .inference import detector as engine
 from .inference.image_sources import find_sources
 from .inference.open_network import prepare_device, read_network_file
@@ -45,8 +46,7 @@ __all__ = ["Detection", "Detector", "Result", "Results"]
 
 LOG = logging.getLogger("m2det.detector")
 NOTEBOOK_PX = 1000  # longer side of a picture shown in a notebook
-# Comes with the project; config.json and labels.json are beside it.
-DEFAULT_NETWORK = Path(__file__).resolve().parents[1] / "weights" / "photos" / "photos.safetensors"
+DEFAULT_NETWORK = PHOTOS  # config.json and labels.json are beside it
 
 Picture = Union[str, "os.PathLike[str]", np.ndarray, Any]  # Any: PIL.Image.Image
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-import mindspore as ms
 import numpy as np
 
 from ..runtime.files import file_sha256, write_atomically
@@ -24,7 +23,9 @@ from .checkpoint import (
 )
 
 NAME = "photos"  # what `--finetune` calls it
-PHOTOS = Path(__file__).resolve().parents[2] / "weights" / NAME / f"{NAME}.safetensors"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_HOME = _PACKAGE if _PACKAGE.name == "m2det" else _PACKAGE.parent  # installed, or a checkout
+PHOTOS = _HOME / "weights" / NAME / f"{NAME}.safetensors"
 PRESET = "m2det_photos"
 SUMS = "SHA256SUMS"
 
@@ -35,6 +36,8 @@ def write_half(source: Path, folder: Path) -> Path:
     Raises:
         CheckpointError: it cannot be read, has no labels, or a weight is too large for float16.
     """
+    import mindspore as ms
+
     config, labels = resolve_config(None, (), source), load_labels(source)
     if labels is None:
         raise CheckpointError(f"{source}: no labels.json beside it")
