@@ -26,6 +26,7 @@ want_number STEPS "$steps"
 want_number JOBS "$jobs"
 
 common=(--set model.input_size=192 --set model.num_scales=4 --set test.score_threshold=0.01)
+common+=(--set train.eval_times=0)
 recipe=(
   "${common[@]}"
   --set 'anchors.scales=0.07,0.18,0.36,0.55,0.8'

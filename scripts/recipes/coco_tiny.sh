@@ -31,7 +31,7 @@ recipe=(
   --set train.total_steps=2000
   --set train.warmup=4
   --set train.save_epochs=10
-  --set train.keep_checkpoints=1
+  --set train.eval_times=0
   --set test.score_threshold=0.05
 )
 
