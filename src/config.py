@@ -199,11 +199,10 @@ _PHOTOS_MODEL = {
 _PHOTOS_ANCHORS = {"scales": (0.08, 0.2, 0.4, 0.68, 1.0), "iou_threshold": 0.4}
 _PHOTOS_TRAIN = {
     **_SMALL_TRAIN,
-    **{"total_steps": 8000, "freeze_stages": 2, "freeze_batch_norm": "backbone"},
-    "eval_times": 5,
+    **{"lr": 7e-4, "total_steps": 9000, "eval_times": 5},
+    **{"freeze_stages": 2, "freeze_batch_norm": "backbone"},
 }
-_PHOTOS_DATA = {"most_expand": 2.0, "crop_share": 0.5}
-# For training from nothing on a CPU: short runs cannot learn from much zooming.
+# For training on a CPU: short runs cannot learn from much zooming.
 _SHORT_DATA = {"most_expand": 1.5, "crop_share": 0.3}
 _ADAM = {"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0}
 # SSD300 as in the PyTorch tutorials: 8,732 priors, 4 or 6 a cell.
@@ -240,7 +239,7 @@ PRESETS: Mapping[str, Config] = {
             model=_PHOTOS_MODEL,
             anchors=_PHOTOS_ANCHORS,
             train=_PHOTOS_TRAIN,
-            data=_PHOTOS_DATA,
+            data=_SHORT_DATA,
             test={"score_threshold": 0.01},
             optimizer={**_ADAM, "weight_decay": 0.05, "backbone_lr": 0.1},
         ),
