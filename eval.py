@@ -29,13 +29,14 @@ from src.formats.checkpoint import Labels
 from src.formats.shipped import PHOTOS
 from src.inference.detector import STAGES, Detector
 from src.inference.open_network import NetworkFile, prepare_device, read_network_file
-from src.runtime.errors import UsageError
-from src.runtime.files import write_json
+from src.runtime.errors import UsageError, printable
+from src.runtime.files import locked, write_json
 from src.runtime.stopwatch import Stopwatch
-from src.utils import add_common_arguments, run_main
+from src.utils import add_common_arguments, check_score_threshold, run_main
 
 LOG = logging.getLogger("m2det.eval")
-PARTS = "partial"  # folder in the output for what is done so far
+PARTS = "partial"  # folder in the output for the results so far
+LAUNCHED = {"MS_ROLE", "OMPI_COMM_WORLD_RANK", "RANK_TABLE_FILE"}  # set by msrun, mpirun, hccl
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -66,6 +67,11 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     """Returns the 12 COCO numbers; {} without ground truth and for ranks but the first."""
     args = parse_arguments(argv)
+    check_score_threshold(args.score_threshold)
+    if args.distribute and not LAUNCHED & set(os.environ):
+        raise UsageError(
+            "--distribute: start the ranks with scripts/run_distribute_eval.sh or msrun"
+        )
     device = (args.device_target, args.device_id, args.distribute)
     rank, ranks = prepare_device(args.checkpoint_path, *device)
     network = read_network_file(args.checkpoint_path, args.config, args.set)
@@ -78,18 +84,32 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     detector = build_detector(network, data)
     report_views(detector)
     watch = Stopwatch(STAGES)
-    began = time.monotonic()
-    found = detect(detector, data, config, args, watch, rank, ranks)
     if rank:
+        detect(detector, data, config, args, watch, rank, ranks)
         return {}
-    speed = report_speed(watch, found.fresh, time.monotonic() - began, ranks)
+    with locked(args.output):  # two evaluations would write over each other's parts
+        found = detect(detector, data, config, args, watch, rank, ranks)
+        return write_results(found, data, config, args, watch, ranks)
+
+
+def write_results(
+    found: "Found",
+    data: DetectionData,
+    config: Config,
+    args: argparse.Namespace,
+    watch: Stopwatch,
+    ranks: int,
+) -> Dict[str, float]:
+    """Writes and prints the results of all ranks; the 12 COCO numbers, {} without ground truth."""
+    speed = report_speed(watch, found.fresh, found.seconds, ranks)
     write_json(args.output / "detections.json", found.results)
     if data.annotated:
         totals = score(data, found.results, speed, args, config)
     else:
         totals = {}
         name = args.name or config.experiment_tag
-        print(f"written: {write_submission(args.output, found.results, data.split, name)}")
+        path = write_submission(args.output, found.results, data.split, name)
+        print(f"written: {printable(str(path))}")
     shutil.rmtree(args.output / PARTS, ignore_errors=True)  # not before: a run may end in between
     return totals
 
@@ -113,15 +133,16 @@ def score(
         title = f"{args.checkpoint_path.name} on {args.dataset_path.name}, {data.split}"
         settings = {"checkpoint": str(args.checkpoint_path), **asdict(config)}
         write_report(args.output / names[-1], data, metrics, errors, settings, title)
-    print(f"written: {', '.join(str(args.output / name) for name in names)}")
+    print(printable(f"written: {', '.join(str(args.output / name) for name in names)}"))
     return scored.totals
 
 
 class Found(NamedTuple):
-    """Entries of a COCO results file, and how many images were looked at in this run."""
+    """Entries of a COCO results file; images of this run, and seconds without compiling."""
 
     results: List[Mapping[str, Any]]
     fresh: int
+    seconds: float
 
 
 def build_detector(network: NetworkFile, data: DetectionData) -> Detector:
@@ -153,6 +174,9 @@ def detect(
     left = [index for index in own if data.records[index].image_id not in part.done]
     if len(left) < len(own):
         LOG.info("going on: %d of %d images were done before", len(own) - len(left), len(own))
+    if left:
+        detector.warm_up(config.test.batch_size)
+    began = time.monotonic()
     detect_split(
         detector,
         data,
@@ -164,13 +188,14 @@ def detect(
         strict=config.data.strict,
         watch=watch,
     )
+    seconds = time.monotonic() - began
     run = os.environ.get("MS_SCHED_PORT", "")  # the same for all ranks of a run, and no other
     part.finish(run)
     if rank:
-        return Found([], len(left))
+        return Found([], len(left), seconds)
     merged = collect(parts, key, run)
     rows = [entry for record in data.records for entry in merged[record.image_id]]
-    return Found(rows, len(left))
+    return Found(rows, len(left), seconds)
 
 
 def relevant(config: Config) -> str:

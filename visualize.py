@@ -18,7 +18,8 @@ from src.drawing.network_insides import draw_activations, draw_matches, draw_pri
 from src.formats.checkpoint import resolve_config
 from src.inference.views import View, view_input
 from src.priors import make_priors, map_sizes, prior_shapes_per_cell
-from src.runtime.errors import UsageError
+from src.runtime.errors import UsageError, printable
+from src.runtime.files import write_atomically
 from src.utils import add_common_arguments, run_main
 
 
@@ -37,16 +38,25 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
-    wanted = {"matches": ("dataset_path",), "activations": ("image", "checkpoint_path")}
-    for name in wanted.get(args.what, ("image",)):
+    needs = {"matches": ("dataset_path",), "activations": ("image", "checkpoint_path")}
+    for name in needs.get(args.what, ("image",)):
         if getattr(args, name) is None:
             raise UsageError(f"{args.what} needs --{name}")
+    if args.config is None and args.checkpoint_path is None:
+        raise UsageError(
+            f"{args.what} needs --config, or --checkpoint_path with config.json beside"
+        )
+    if args.checkpoint_path is not None and not args.checkpoint_path.is_file():
+        raise UsageError(f"checkpoint {args.checkpoint_path} not found")
+    output = args.output or Path(f"{args.what}.png")
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg") or output.is_dir():
+        raise UsageError(f"--output {output}: expected a file whose name ends in .png or .jpg")
     config = resolve_config(args.config, args.set, args.checkpoint_path)
     picture = {"priors": priors, "matches": matches, "activations": activations}[args.what]
-    output = args.output or Path(f"{args.what}.png")
-    if not cv2.imwrite(str(output), picture(config, args)):
-        raise OSError(f"{output}: could not be written")
-    print(f"written: {output}")
+    content = cv2.imencode(output.suffix.lower(), picture(config, args))[1].tobytes()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, content)
+    print(f"written: {printable(str(output))}")
 
 
 def priors(config: Config, args: argparse.Namespace) -> np.ndarray:

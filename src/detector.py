@@ -46,7 +46,6 @@ __all__ = ["Detection", "Detector", "Result", "Results"]
 
 LOG = logging.getLogger("m2det.detector")
 NOTEBOOK_PX = 1000  # longer side of a picture shown in a notebook
-DEFAULT_NETWORK = PHOTOS  # config.json and labels.json are beside it
 
 Picture = Union[str, "os.PathLike[str]", np.ndarray, Any]  # Any: PIL.Image.Image
 
@@ -264,12 +263,12 @@ class Detector:
         """
         if not 0 <= score_threshold <= 1:
             raise UsageError(f"score_threshold must be from 0 to 1, not {score_threshold}")
-        if path is None and not DEFAULT_NETWORK.is_file():
+        if path is None and not PHOTOS.is_file():
             raise UsageError(
-                f"{DEFAULT_NETWORK} not found: this copy of the project comes without a network,"
+                f"{PHOTOS} not found: this copy of the project comes without a network,"
                 " so name a checkpoint, MINDIR or ONNX file"
             )
-        file = Path(path) if path is not None else DEFAULT_NETWORK
+        file = Path(path) if path is not None else PHOTOS
         prepare_device(file, device_target, device_id)
         network = read_network_file(file, None, overrides)
         test = replace(network.config.test, score_threshold=score_threshold)

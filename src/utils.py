@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from .config import PRESETS
-from .runtime.errors import M2DetError, one_line, printable
+from .runtime.errors import M2DetError, UsageError, one_line, printable
 from .runtime.files import remove_unfinished
 
 _HOMES = {
@@ -72,6 +72,16 @@ def describe(error: Exception) -> str:
     ]
     where = f" (from {', '.join(calls)}; --debug shows the traceback)"
     return f"unexpected {type(error).__name__}: {one_line(error, 300)}{where}"
+
+
+def check_score_threshold(value: float) -> None:
+    """Refuses a `--score_threshold` that is no probability.
+
+    Raises:
+        UsageError: it is outside [0, 1], or NaN.
+    """
+    if not 0 <= value <= 1:
+        raise UsageError(f"--score_threshold must be from 0 to 1, not {value:g}")
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

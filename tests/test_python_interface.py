@@ -192,10 +192,10 @@ def test_bad_files_and_thresholds(exports, tmp_path, monkeypatch):
     for value in (float("nan"), -0.1, 1.5):
         with pytest.raises(M2DetError, match="score_threshold must be from 0 to 1"):
             Detector.load(exports.checkpoint, value)
-    monkeypatch.setattr("src.detector.DEFAULT_NETWORK", tmp_path / "none.safetensors")
+    monkeypatch.setattr("src.detector.PHOTOS", tmp_path / "none.safetensors")
     with pytest.raises(M2DetError, match="name a checkpoint, MINDIR or ONNX file"):
         Detector.load()
-    monkeypatch.setattr("src.detector.DEFAULT_NETWORK", exports.checkpoint)
+    monkeypatch.setattr("src.detector.PHOTOS", exports.checkpoint)
     assert Detector.load().class_names == LABELS.class_names
 
 

@@ -19,8 +19,8 @@ from src.box_utils import decode, match, prepare_priors
 from src.config import Config, get_config
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
-from src.evaluation.coco_metrics import coco_results, score_coco
-from src.evaluation.error_analysis import as_lines, fates_by_size, judge_split
+from src.evaluation.coco_metrics import coco_results, coco_score
+from src.evaluation.error_analysis import as_lines, judge_split, recall_by_size
 from src.inference.detector import build_postprocessor
 from src.priors import make_priors
 from src.utils import add_config_arguments, run_main
@@ -56,14 +56,15 @@ def _owners(boxes: np.ndarray, loc: np.ndarray, targets: np.ndarray, priors: np.
 
 
 def report(data: DetectionData, config: Config) -> Dict[str, float]:
-    """Prints the scores and what became of the objects; returns the 12 COCO numbers."""
+    """Prints the scores and recall by size and cause; returns the 12 COCO numbers."""
     results, lost = perfect_results(data, config)
-    totals, _ = score_coco(data, results)
+    score = coco_score(data, results)
+    totals = score.totals
     objects = sum(int((~record.ignore).sum()) for record in data.records)
     print(f"{len(data.records)} images, {objects} objects, {lost} of them no prior's target")
     names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
     print("a perfect network: " + ", ".join(f"{name} {totals[name]:.4f}" for name in names))
-    print("\n".join(as_lines(fates_by_size(data, judge_split(data, results)))))
+    print("\n".join(as_lines(recall_by_size(data, judge_split(data, results), score.truth))))
     return totals
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..data.images import read_image
 from ..data.records import DetectionData, ImageError, ImageRecord
 from ..evaluation.error_analysis import KINDS, ErrorSummary, ImageErrors
+from ..runtime.files import write_atomically
 from .detections import draw_detections
 from .html_parts import bars, curves, heat_map, number, page, picture, section, table
 
@@ -83,7 +84,7 @@ def write_report(
             "Configuration", f"<details><summary>All</summary><pre>{_json(config)}</pre></details>"
         ),
     ]
-    path.write_text(page(title, sections, _STYLE), encoding="utf-8")
+    write_atomically(path, page(title, sections, _STYLE))
 
 
 def _json(config: Mapping[str, Any]) -> str:

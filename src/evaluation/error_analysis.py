@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What went wrong: confusion matrix, and false positives and misses by kind. NumPy only.
+"""Confusion matrix, false positives and misses by kind, recall by size and cause. NumPy only.
 
 Detections above a score are matched with ground truths at IoU 0.5, best score first. The kinds are
 those of Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors" (ECCV
@@ -22,7 +22,7 @@ KINDS = ("correct", "localisation", "class", "both", "duplicate", "background", 
 
 @dataclass(frozen=True, eq=False)
 class ImageErrors:
-    """The detections and ground truths of one image, judged."""
+    """The detections of one image by kind, and its missed ground truths."""
 
     image_id: int
     boxes_px: np.ndarray  # (N, 4) xyxy, best first
@@ -132,28 +132,50 @@ def _judge(
     return "background", -1
 
 
-FATES = ("found", "localisation", "class", "both", "missed")
-
-
+OUTCOMES = ("found", "localisation", "class", "both", "missed")
 SIZES = ("tiny", *(name for name, _, _ in COCO_SIZES))
-
-
 TINY_PX = 16  # sides of a square as large as the largest tiny object; COCO counts it as small
 
 
-def fates_by_size(data: DetectionData, errors: ErrorSummary) -> Dict[str, Dict[str, int]]:
-    """Number of objects of each fate by size (pixels of the image, COCO's limits, and tiny below).
+def recall_by_size(
+    data: DetectionData, errors: ErrorSummary, truth: Sequence[Mapping[str, Any]]
+) -> Dict[str, Dict[str, int]]:
+    """Number of objects found and missed by size, and what the missed ones were missed for.
+
+    Sizes are COCO's, and tiny below: by the area of the annotation, which is that of the
+    segmentation where there is one, as in AP_small, AP_medium and AP_large.
 
     Found: a detection of its class, its own, with IoU 0.5. Else by the detections at hand:
     localisation (its class, IoU 0.1 to 0.5), class (another one, IoU 0.5), both (another class,
     IoU 0.1 to 0.5), missed (nothing near). Crowd and difficult objects are left out.
+
+    Args:
+        truth: the annotations of a COCO file's content (`CocoScore.truth`).
     """
-    counts = {size: dict.fromkeys(FATES, 0) for size in SIZES}
+    counts = {size: dict.fromkeys(OUTCOMES, 0) for size in SIZES}
+    annotations: Dict[int, List[Mapping[str, Any]]] = defaultdict(list)
+    for entry in truth:
+        annotations[entry["image_id"]].append(entry)
     for record, image in zip(data.records, errors.images):
-        sides = record.boxes_px[:, 2:] - record.boxes_px[:, :2]
+        areas = _areas(data, record, annotations[record.image_id])
         for row in np.flatnonzero(~record.ignore):
-            counts[_size_of(float(sides[row].prod()))][_fate(row, record, image)] += 1
+            counts[_size_of(float(areas[row]))][_outcome(row, record, image)] += 1
     return counts
+
+
+def _areas(
+    data: DetectionData, record: ImageRecord, annotations: Sequence[Mapping[str, Any]]
+) -> np.ndarray:
+    """(G,) area of each object of a record: of the annotation of its class that it overlaps most,
+    as records hold no areas.
+    """
+    boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    overlap = iou_matrix(record.boxes_px.astype(np.float64), boxes)
+    categories = np.array(data.category_ids)[record.labels - 1]
+    same = categories[:, None] == np.array([entry["category_id"] for entry in annotations])
+    best = np.where(same, overlap, -1.0).argmax(axis=1) if len(annotations) else []
+    return np.array([annotations[row]["area"] for row in best])
 
 
 def _size_of(area: float) -> str:
@@ -162,7 +184,7 @@ def _size_of(area: float) -> str:
     return next(name for name, low, high in COCO_SIZES if low <= area < high)
 
 
-def _fate(row: int, record: ImageRecord, image: ImageErrors) -> str:
+def _outcome(row: int, record: ImageRecord, image: ImageErrors) -> str:
     if row not in image.missed:
         return "found"
     box = record.boxes_px[row : row + 1].astype(np.float64)
@@ -180,7 +202,7 @@ def _fate(row: int, record: ImageRecord, image: ImageErrors) -> str:
 
 def as_lines(counts: Dict[str, Dict[str, int]]) -> Sequence[str]:
     """A table for the terminal; sizes without objects are left out."""
-    lines = [f"{'objects':<20}" + "".join(f"{name:>13}" for name in ("all", *FATES))]
+    lines = [f"{'objects':<20}" + "".join(f"{name:>13}" for name in ("all", *OUTCOMES))]
     for size, row in counts.items():
         if sum(row.values()):
             numbers = (sum(row.values()), *row.values())

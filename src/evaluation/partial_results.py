@@ -29,7 +29,8 @@ def settings_key(weights: Iterable[Path], settings: str, data: DetectionData, ra
         with open(path, "rb") as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
-    digest.update(f"{data.split}\n{data.annotation_path}\n{data.category_ids}\n".encode())
+    where = f"{data.split}\n{data.annotation_path}\n{data.category_ids}\n"
+    digest.update(where.encode("utf-8", "surrogateescape"))  # names that are not UTF-8
     for record in data.records:
         line = [record.image_id, record.path, record.width, record.height, *_state(record.path)]
         digest.update(json.dumps(line).encode())
@@ -78,8 +79,11 @@ class PartialResults:
         self._write({"done": run})
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        with open(self.path, "ab") as file:
-            file.write(json.dumps(content).encode() + b"\n")
+        try:
+            with open(self.path, "ab") as file:
+                file.write(json.dumps(content).encode() + b"\n")
+        except OSError as error:  # a full disk is an error without a file's name
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 def collect(paths: Sequence[Path], key: str, run: str, poll_seconds: float = 0.2) -> Dict[int, Any]:

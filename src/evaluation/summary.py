@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.records import DetectionData
 from .coco_metrics import CocoScore
-from .error_analysis import ErrorSummary, as_lines, fates_by_size
+from .error_analysis import ErrorSummary, as_lines, recall_by_size
 from .voc_metrics import voc_mean_ap
 
 RECALLS = np.linspace(0, 1, 101)  # of the curves
@@ -84,7 +84,7 @@ def all_metrics(
         "detections": len(results),
         "classes": table,
         "errors": {"score_threshold": errors.score_threshold, **errors.counts},
-        "objects_by_size": fates_by_size(data, errors),
+        "objects_by_size": recall_by_size(data, errors, score.truth),
         "confusion": {
             "classes": ["background", *data.class_names],
             "rows": errors.confusion.tolist(),
@@ -97,7 +97,7 @@ def as_text(metrics: Mapping[str, Any]) -> str:
     """The numbers and the table by class, for the terminal."""
     names = [name for name in metrics if name.startswith(("AP", "AR_", "VOC"))]
     lines = [
-        f"{name:<10} {metrics[name]:7.4f}"
+        f"{name:<10} {_number(metrics[name], 7, 4)}"
         for name in names
         if not isinstance(metrics[name], Mapping)
     ]
@@ -113,5 +113,6 @@ def as_text(metrics: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *as_lines(metrics["objects_by_size"])])
 
 
-def _number(value: float) -> str:
-    return f"{value:8.3f}" if value >= 0 else f"{'-':>8}"
+def _number(value: float, width: int = 8, digits: int = 3) -> str:
+    """A number for a column; a dash where there is no ground truth."""
+    return f"{value:{width}.{digits}f}" if value >= 0 else f"{'-':>{width}}"

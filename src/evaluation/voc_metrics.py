@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
 
 import numpy as np
 
+from ..box_utils import iou_matrix
 from ..data.records import DetectionData
 
 
@@ -79,7 +80,8 @@ def _class_ap(
     hits = []
     for entry in sorted(entries, key=lambda item: -item["score"]):
         boxes, ignore = truth[entry["image_id"]]
-        overlap = _iou(entry["bbox"], boxes)
+        x, y, w, h = entry["bbox"]
+        overlap = iou_matrix(np.array([[x, y, x + w, y + h]]), boxes)[0]
         best = int(overlap.argmax()) if len(boxes) else -1
         if best < 0 or overlap[best] < iou_threshold:
             hits.append(False)
@@ -89,12 +91,3 @@ def _class_ap(
             taken.add(key)
     found = np.cumsum(np.array(hits, np.float64))
     return voc_average_precision(found / positives, found / np.arange(1, len(hits) + 1), metric)
-
-
-def _iou(bbox_xywh: Sequence[float], boxes_xyxy: np.ndarray) -> np.ndarray:
-    x, y, w, h = bbox_xywh
-    low = np.maximum(boxes_xyxy[:, :2], (x, y))
-    high = np.minimum(boxes_xyxy[:, 2:], (x + w, y + h))
-    inter = np.clip(high - low, 0, None).prod(axis=1)
-    areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
-    return inter / (areas + w * h - inter)

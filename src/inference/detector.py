@@ -186,6 +186,11 @@ class Detector:
         )
         return self.postprocess(views, outputs, sizes_px)
 
+    def warm_up(self, batch_size: int = 1) -> None:
+        """Runs the network once for each input size, so that it is compiled from then on."""
+        for size in sorted({self.plan.base_size, *self.plan.sizes}):
+            self.network(np.zeros((batch_size, 3, size, size), np.float32))
+
     def forward(
         self, views: Sequence[View], make_input: Callable[[int], np.ndarray], batch_size: int
     ) -> List[Outputs]:

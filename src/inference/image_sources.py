@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where pictures to look at come from: files, folders, patterns, videos, cameras, a list on stdin.
+"""Sources of pictures: files, folders, patterns, videos, cameras, paths on standard input.
 
 A source that turns out to be unusable raises `ImageError` while its frames are read, so that the
 others can go on.
 """
 
+import contextlib
 import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, List, Optional
+from typing import Iterable, Iterator, List, Optional, Union
 
 import cv2
 import numpy as np
 
 from ..data.images import SUFFIXES, read_image
 from ..data.records import ImageError
+from ..runtime.errors import printable
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 STDIN = "-"
-DEFAULT_FPS = 25.0  # where a video or camera does not tell
+DEFAULT_FPS = 25.0  # where a video or camera gives none
+MAX_CAMERA = 2**31 - 1  # OpenCV takes 32 bits
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,11 @@ class Source:
 
     @property
     def stem(self) -> str:
-        """A file name for its results, without an ending."""
-        return f"camera_{self.name}" if self.kind == "camera" else Path(self.name).stem
+        """A file name for its results, without an ending; bytes that are no UTF-8 as "_xe9"."""
+        if self.kind == "camera":
+            return f"camera_{self.name}"
+        stem = os.fsencode(Path(self.name).stem).decode("utf-8", "backslashreplace")
+        return printable(stem).replace("\\", "_")
 
     def open(self) -> "Frames":
         """Its frames, to be used in a `with` block.
@@ -47,7 +53,7 @@ class Source:
         return Frames(self)
 
     def count(self) -> Optional[int]:
-        """Number of frames as the file says; None for a camera and where it does not say."""
+        """Number of frames by the file; None for a camera and where the file gives none."""
         if self.kind != "video":
             return 1 if self.kind == "image" else None
         try:
@@ -68,14 +74,20 @@ class Frames:
         self.source = source
         self.fps, self.count = DEFAULT_FPS, 1
         self._capture: Optional[cv2.VideoCapture] = None
+        self._closing = contextlib.ExitStack()
         if source.kind == "image":
             return
         # Otherwise the decoder has its own say on stderr about damaged files.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2.setLogLevel(0)
         camera = source.kind == "camera"
-        self._capture = cv2.VideoCapture(int(source.name) if camera else source.name)
-        if not self._capture.isOpened():
+        if camera:
+            number = int(source.name)
+            self._capture = cv2.VideoCapture(number if number <= MAX_CAMERA else -1)
+        elif os.path.isfile(source.name):
+            self._capture = cv2.VideoCapture(self._closing.enter_context(opencv_name(source.name)))
+        if self._capture is None or not self._capture.isOpened():
+            self._closing.close()
             what = "no such camera" if camera else "not a video that can be read"
             raise ImageError(f"{source.name}: {what}", "unreadable videos")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
@@ -89,9 +101,12 @@ class Frames:
     def __exit__(self, *_error: object) -> None:
         if self._capture is not None:
             self._capture.release()
+        self._closing.close()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self._capture is None:
+            if "\0" in self.source.name:
+                raise ImageError(f"{self.source.name}: no file can have this name")
             yield read_image(self.source.name)
             return
         seen = 0
@@ -116,7 +131,7 @@ def find_sources(inputs: Iterable[str]) -> List[Source]:
     """
     found: List[Source] = []
     for text in inputs:
-        if text.isdigit() and not os.path.exists(text):
+        if text.isascii() and text.isdigit() and not os.path.exists(text):
             found.append(Source(text, "camera"))
         elif os.path.isdir(text):
             inside = sorted(str(p) for p in Path(text).iterdir() if _is_picture(p.suffix))
@@ -133,10 +148,26 @@ def find_sources(inputs: Iterable[str]) -> List[Source]:
     return found
 
 
-def listed_sources(lines: Iterable[str]) -> Iterator[Source]:
+@contextlib.contextmanager
+def opencv_name(path: str) -> Iterator[str]:
+    """A name that OpenCV can open a file or folder by, which must be there.
+
+    OpenCV crashes at a name that is not UTF-8; Linux has another name for whatever is open.
+    """
+    if path.isascii():
+        yield path
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{handle}"
+    finally:
+        os.close(handle)
+
+
+def listed_sources(lines: Iterable[Union[str, bytes]]) -> Iterator[Source]:
     """A source for each line that names a file; what is missing shows when it is read."""
     for line in lines:
-        name = line.rstrip("\r\n")
+        name = os.fsdecode(line).rstrip("\r\n")
         if name:
             yield file_source(name)
 

@@ -10,6 +10,7 @@ from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 
+from ..box_utils import iou_matrix
 from .postprocess import Candidates, Detections, PostProcessor
 from .tiling import cut_edges, drop_seen_whole, join_parts
 from .views import View, accepts
@@ -167,7 +168,7 @@ def _clusters(
     means, counts = np.zeros((len(boxes), 4)), np.zeros(len(boxes))
     found = 0
     for box, score in zip(boxes.astype(np.float64), scores.astype(np.float64)):
-        overlap = _iou(box, means[:found])
+        overlap = iou_matrix(box[None], means[:found])[0]
         cluster = int(overlap.argmax()) if found else 0
         if not found or overlap[cluster] <= iou_threshold:
             cluster, found = found, found + 1
@@ -176,11 +177,3 @@ def _clusters(
         counts[cluster] += 1
         means[cluster] = sums[cluster] / weights[cluster]
     return means[:found], weights[:found] / counts[:found], counts[:found]
-
-
-def _iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of a box (4,) with (K, 4), corners without the +1 of the official code."""
-    low, high = np.maximum(others[:, :2], box[:2]), np.minimum(others[:, 2:], box[2:])
-    inter = np.clip(high - low, 0, None).prod(axis=1)
-    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    return inter / np.maximum(areas - inter, 1e-12)

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A split through a detector of a few lines: order, batches, bad images, eval.py around it."""
 
+import errno
 import json
 import logging
+import subprocess
+import sys
 import time
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,6 +23,8 @@ from src.evaluation.pipeline import detect_split
 from src.formats.checkpoint import Labels, save_config
 from src.inference.detector import STAGES, Detector, PostProcessor
 from src.inference.views import ViewPlan, view_input
+from src.runtime.errors import UsageError
+from src.runtime.files import LockedError
 from src.runtime.stopwatch import Stopwatch
 from tests.datasets import coco_content, voc_xml, write_coco, write_voc
 
@@ -203,11 +210,11 @@ def test_the_cost_of_more_views_is_said(main, monkeypatch, caplog):
 def test_an_interrupted_run_goes_on(main, tmp_path, monkeypatch, caplog):
     main()
     expected = (tmp_path / "out" / "detections.json").read_text()
-    asked = []
+    calls = []
 
     def dies(batch):
-        asked.append(len(batch))
-        if len(asked) == 3:
+        calls.append(len(batch))
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return network(batch)
 
@@ -217,11 +224,11 @@ def test_an_interrupted_run_goes_on(main, tmp_path, monkeypatch, caplog):
     with pytest.raises(KeyboardInterrupt):
         main("--set", "test.batch_size=2")
     assert (tmp_path / "out" / "partial" / "rank_0.jsonl").is_file()
-    asked += [0] * 10  # it lives from here on
+    calls += [0] * 10  # it lives from here on
     with caplog.at_level(logging.INFO):
         main()
     assert "4 of 11 images were done before" in caplog.text
-    assert len(asked) == 3 + 10 + COUNT - 4
+    assert len(calls) == 4 + 10 + 1 + COUNT - 4  # each run begins with a call that compiles
     assert (tmp_path / "out" / "detections.json").read_text() == expected
     assert not (tmp_path / "out" / "partial").exists()
 
@@ -267,3 +274,76 @@ def test_voc_data_has_the_metrics_of_voc(main, tmp_path, capsys):
     assert metrics["VOC07_mAP"] == pytest.approx(0.5)
     assert metrics["VOC12_mAP"] == pytest.approx(0.5)
     assert "VOC07_mAP 0.5000" in " ".join(capsys.readouterr().out.split())
+
+
+def test_compiling_is_no_part_of_the_speed(main, tmp_path, monkeypatch):
+    """By a clock that the network moves: 1000 seconds for its first call, one for the others."""
+    clock = [0.0]
+
+    def network_with_clock(batch):
+        clock[0] += 1.0 if clock[0] else 1000.0
+        return network(batch)
+
+    slow = detector()
+    slow.network = network_with_clock
+    monkeypatch.setattr(evaluate, "build_detector", lambda *_: slow)
+    monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    stopwatch = SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr("src.runtime.stopwatch.time", stopwatch)
+    main()
+    speed = json.loads((tmp_path / "out" / "metrics.json").read_text())["images_per_second"]
+    assert clock == [1000 + COUNT]
+    assert (speed["network"], speed["all"]) == (1.0, 1.0)
+
+
+def test_two_evaluations_do_not_share_a_folder(main, tmp_path):
+    hold = "import sys; from pathlib import Path; from src.runtime.files import locked\n"
+    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(tmp_path / "out")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    root = Path(evaluate.__file__).parent
+    with subprocess.Popen(command, cwd=root, **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(LockedError, match=f"out: in use by process {other.pid}"):
+            main()
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+        other.stdin.close()
+    assert main()["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("value", ["nan", "-0.1", "1.5"])
+def test_a_threshold_is_a_probability(main, value):
+    with pytest.raises(UsageError, match="--score_threshold must be from 0 to 1"):
+        main("--score_threshold", value)
+
+
+def test_a_rank_needs_a_launcher(main, monkeypatch):
+    for name in evaluate.LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="--distribute: start the ranks with"):
+        main("--distribute")
+
+
+@pytest.mark.parametrize("name", ["rank_0.jsonl", "detections.json", "metrics.json", "report.html"])
+def test_a_full_disk_names_the_file_and_leaves_no_half_of_one(main, tmp_path, monkeypatch, name):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if name == "rank_0.jsonl":
+        opened = lambda path, mode: full() if mode == "ab" else open(path, mode)  # noqa: E731
+        monkeypatch.setattr("src.evaluation.partial_results.open", opened, raising=False)
+    write = Path.write_bytes
+
+    def write_bytes(path, content):
+        if path.name.endswith(name) and name != "rank_0.jsonl":
+            write(path, content[:5])
+            full()
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        main("--report")
+    assert Path(caught.value.filename).name == name
+    left = [path.name for path in (tmp_path / "out").iterdir()]
+    assert name not in left
+    assert not [entry for entry in left if entry.startswith(".")]

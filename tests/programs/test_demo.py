@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
+import errno
 import io
 import json
+import os
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 import demo
 from src.data.records import ImageError
 from src.inference.detector import Detections
+from src.inference.video_file import VideoFile
+from src.runtime.errors import UsageError
 
 
 class StandIn:
@@ -237,7 +242,7 @@ def test_every_format(run, tmp_path):
 def test_show_without_a_screen_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     path = _write(tmp_path / "in" / "a.png", 40, 60)
-    with pytest.raises(OSError, match="--show: no screen here"):
+    with pytest.raises(UsageError, match="--show: no screen here"):
         run("--input", path, "--show")
 
 
@@ -257,3 +262,88 @@ def test_an_interrupt_keeps_what_was_found(run, tmp_path, monkeypatch):
     entries, _ = run("--input", path)
     assert [entry["frame"] for entry in entries] == [0, 1]
     assert cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1.01"])
+def test_a_threshold_is_a_probability(run, tmp_path, value):
+    with pytest.raises(UsageError, match="--score_threshold must be from 0 to 1"):
+        run("--input", tmp_path, "--score_threshold", value)
+
+
+def test_a_camera_number_beyond_32_bits(run, capfd):
+    for text in ("99999999999999", "\u00b2"):
+        with pytest.raises(ImageError, match=r"none of the 1 inputs|not found"):
+            run("--input", text)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_names_that_are_not_utf8(run, tmp_path):
+    """A picture and a video with a byte of Latin-1 in their names, from a folder with one."""
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    plain = _write(tmp_path / "in" / "a.png", 40, 60)
+    os.rename(plain, folder + b"/na\xefve.png")
+    os.rename(write_video(tmp_path / "in" / "b.mp4", 3), folder + b"/vid\xe9o.mp4")
+    entries, _ = run("--input", os.fsdecode(folder), "--format", "json", "csv", "yolo", "coco")
+    assert [entry["picture"] for entry in entries] == ["na_xefve.png", *["vid_xe9o.mp4"] * 3]
+    assert os.fsencode(entries[0]["image"]) == folder + b"/na\xefve.png"
+    assert folder + b"/na\xefve.png" in (tmp_path / "out" / "detections.csv").read_bytes()
+    assert (tmp_path / "out" / "labels" / "na_xefve.txt").is_file()
+    made = cv2.VideoCapture(str(tmp_path / "out" / "vid_xe9o.mp4"))
+    assert made.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_results_in_a_folder_that_is_not_utf8(run, tmp_path):
+    path = write_video(tmp_path / "in" / "clip.mp4", 3)
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")
+    run("--input", path, _write(tmp_path / "in" / "a.png", 4, 6), "--output", tmp_path / "out")
+    argv = ["--checkpoint_path", str(tmp_path / "m.ckpt"), "--config", "m2det_tiny"]
+    demo.main([*argv, "--input", str(path), "--output", out])
+    assert sorted(os.listdir(out)) == ["clip.mp4", "detections.json"]
+    assert Path(out, "clip.mp4").read_bytes() == (tmp_path / "out" / "clip.mp4").read_bytes()
+
+
+def test_bad_lines_on_standard_input_are_passed_over(run, tmp_path, monkeypatch, caplog):
+    good = _write(tmp_path / "in" / "good.png", 10, 20)
+    lines = b"\xff\xfe.png\nnul\0byte.png\n/\n" + b"x" * 5000 + b"\n" + os.fsencode(good) + b"\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="utf-8"))
+    entries, _ = run("--input", "-")
+    assert [entry["image"] for entry in entries] == [str(good)]
+    assert caplog.text.count("passed over") == 4
+
+
+def test_closed_standard_input_is_one_line(run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        run("--input", "-")
+
+
+@pytest.mark.parametrize("name", ["a.png", "detections.csv", "detections_coco.json", "a.txt"])
+def test_a_full_disk_names_the_file_and_leaves_no_half_of_one(run, tmp_path, monkeypatch, name):
+    path = _write(tmp_path / "in" / "a.png", 40, 60)
+    write = Path.write_bytes
+
+    def full(target, content):
+        if target.name.endswith(name):
+            write(target, content[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(target, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run("--input", path, "--format", "csv", "yolo", "coco")
+    assert Path(caught.value.filename).name == name
+    left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert name not in left
+    assert not [entry for entry in left if entry.startswith(".")]
+
+
+def test_a_video_cut_by_a_full_disk_is_not_kept(tmp_path, monkeypatch):
+    """OpenCV writes on without a word: the file's frames are counted."""
+    video = VideoFile(tmp_path / "x.mp4", (64, 48), 10)
+    for _ in range(5):
+        video.write(np.zeros((48, 64, 3), np.uint8))
+    monkeypatch.setattr(cv2.VideoCapture, "get", lambda *_: 2.0, raising=False)
+    with pytest.raises(OSError, match=r"x\.mp4: only 2 of 5 frames"):
+        video.close()
+    assert not list(tmp_path.iterdir())
