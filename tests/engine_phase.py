@@ -62,7 +62,7 @@ if phase == "loading":
 elif phase == "data":
     builders.build_batches = slow_batches
 elif phase == "step":
-    train_step.TrainOneStepCell.__call__ = announce(train_step.TrainOneStepCell.__call__)
+    train_step.TrainStep.__call__ = announce(train_step.TrainStep.__call__)
 elif phase == "checkpoint":
     callback.save_checkpoint = announce(callback.save_checkpoint)
 elif phase == "evaluation":

@@ -89,11 +89,13 @@ class SampleStream:
         mosaic: float = 0.0,
         mixup: float = 0.0,
         multi_scale: Optional[Mapping[int, np.ndarray]] = None,
+        raw: bool = False,
     ) -> None:
         """`multi_scale` gives the priors (P', 4) of every input size to take turns, step by step,
         the same on all ranks; `priors` and `input_size` are then not used. `mosaic` and `mixup`
         are probabilities. Without `augment` images are only resized (after a mosaic, before a
-        mixup). Without `seed` the augmentation follows from `unseeded`, or from chance.
+        mixup). Without `seed` the augmentation follows from `unseeded`, or from chance. `raw`
+        leaves images as uint8, for the step to subtract the mean.
 
         Raises:
             DataError: a data set without images.
@@ -103,7 +105,10 @@ class SampleStream:
         self.reader = Reader(data, strict)
         by_size = multi_scale or {input_size: priors}
         self.scales = [(size, prepare_priors(table)) for size, table in sorted(by_size.items())]
-        self.sample_bytes = max(4 * (3 * s**2 + 5 * len(p.cxcywh) + 1) for s, p in self.scales)
+        self.raw, pixel = raw, 1 if raw else 4
+        self.sample_bytes = max(
+            3 * s**2 * pixel + 4 * (5 * len(p.cxcywh) + 1) for s, p in self.scales
+        )
         self.mean_bgr = tuple(mean_bgr)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.start_step, self.total_steps = start_step, total_steps
@@ -155,7 +160,8 @@ class SampleStream:
     def __getitem__(self, number: int) -> Tuple[np.ndarray, ...]:
         """Image (3, S, S), loc targets (P, 4), both float32, labels (P,) and image number () int32.
 
-        An unreadable image is replaced by the next readable one in the stream.
+        With `raw` the image is uint8. An unreadable image is replaced by the next readable one in
+        the stream.
 
         Raises:
             DataError: no image can be read, or one cannot and the reader is strict.
@@ -184,7 +190,10 @@ class SampleStream:
             return None
         image, boxes, labels = made
         loc, label = match(boxes / np.float32(size), labels, priors, self.iou_threshold)
-        return transforms.to_input(image, self.mean_bgr), loc, label, np.array(index, np.int32)
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1)) if self.raw else None
+        if pixels is None:
+            pixels = transforms.to_input(image, self.mean_bgr)
+        return pixels, loc, label, np.array(index, np.int32)
 
     def _augmented(
         self, index: int, rng: np.random.Generator, size: int

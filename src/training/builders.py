@@ -3,8 +3,9 @@
 
 import logging
 from dataclasses import asdict
-from typing import Any, Callable, Dict, Generator, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
+import mindspore as ms
 import numpy as np
 from mindspore import nn
 
@@ -20,6 +21,8 @@ from ..model.cpu_layers import fit_to_device
 from ..priors import make_priors
 from ..runtime.graph_cache.cached_cell import Cached
 from ..runtime.typed_config import ConfigError
+from .accumulation import AccumulatedStep
+from .ema import Ema
 from .lr_scheduler import learning_rates, total_steps
 from .network_setup import (
     freeze,
@@ -28,12 +31,11 @@ from .network_setup import (
     use_float16,
 )
 from .optimizers import FIRST, DynamicLossScale, Optimizer, build_optimizer
-from .train_step import AccumulatedStep, TrainOneStepCell, Update
+from .train_step import Gradients, Step, TrainStep, Update
 from .validation import SplitScorer
 
 LOG = logging.getLogger("m2det.train")
 KNOWN_BATCH = 32  # largest total batch with which results without rescaling are known
-StepCell = Union[Cached, AccumulatedStep]
 
 
 def build_schedule(config: Config, num_images: int, world_size: int) -> np.ndarray:
@@ -112,25 +114,29 @@ def build_loss_scale(config: Config) -> Optional[DynamicLossScale]:
 
 
 def build_step(
-    config: Config, model: nn.Cell, optimizer: Optimizer, world_size: int, loss_scale: float
-) -> StepCell:
+    config: Config,
+    model: nn.Cell,
+    optimizer: Optimizer,
+    world_size: int,
+    loss_scale: float,
+    ema: Optional[Ema] = None,
+) -> Step:
     """The network with its loss and update, in training mode."""
     criterion = MultiBoxLoss(
         config.model.num_classes,
         empty_image_negatives=config.train.empty_image_negatives,
         world_size=world_size,
     )
-    clip, statistics = config.optimizer.clip_grad_norm, running_statistics(model)
-    network = use_float16(model, config.train.amp_level)
-    step = TrainOneStepCell(
-        ModelWithLoss(network, criterion),
-        Update(optimizer, clip, world_size, statistics),
-        loss_scale,
-        world_size,
-    )
-    step.set_train()
+    statistics = running_statistics(model)
+    cell = ModelWithLoss(use_float16(model, config.train.amp_level), criterion)
+    cell.set_train()
+    packed = ms.get_context("device_target") != "CPU"
+    update = Update(optimizer, config.optimizer.clip_grad_norm, world_size, packed)
+    gradients = Gradients(cell, update, loss_scale, config.data.mean_bgr)
     parts = config.train.accumulate
-    return AccumulatedStep(step, parts, Cached) if parts > 1 else Cached(step)
+    if parts > 1:
+        return AccumulatedStep(gradients, update, parts, statistics, ema, Cached)
+    return TrainStep(gradients, update, statistics, ema, Cached)
 
 
 def build_batches(
@@ -173,6 +179,7 @@ def build_batches(
         mosaic=config.data.mosaic,
         mixup=config.data.mixup,
         multi_scale=scales,
+        raw=True,
     )
     return batches(dataset)
 

@@ -2,87 +2,81 @@
 """An exponential moving average of all weights, BatchNorm statistics included."""
 
 import contextlib
-from typing import Dict, Iterator, Sequence
+from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from .callback import Callback, StepReport
+from .packing import Packing
 
 PREFIX = "ema"
-_average = ops.MultitypeFuncGraph("average")
-
-
-@_average.register("Tensor", "Tensor", "Tensor")
-def _average_one(share: Tensor, average: Parameter, value: Parameter) -> Tensor:
-    return ops.assign_add(average, share * (value - average))
-
-
-def decay_at(step: int, decay: float) -> float:
-    """Share of the old average that stays at `step` (from 1): small at first, `decay` later.
-
-    min(decay, (1 + t) / (10 + t)), so that random first weights are soon forgotten.
-    """
-    return min(decay, (1 + step) / (10 + step))
 
 
 class Ema(nn.Cell):
     """The average of `parameters`, started from what they hold.
 
+    It is kept in a few large tensors, which four kernels move. Its graph is not that of the step: a
+    weight that is read again after its update in the same graph is copied twice by MindSpore.
+
     Args:
         parameters: of the network, trainable or not.
-        decay: share of the old average that stays.
+        decay: share of the old average that stays, once more than (1 + t) / (10 + t) at step t:
+            random first weights are soon forgotten.
     """
 
     def __init__(self, parameters: Sequence[Parameter], decay: float) -> None:
         super().__init__(auto_prefix=False)  # the weights keep their names
         self.values = ParameterTuple(parameters)
-        self.averages = self.values.clone(prefix=PREFIX)
-        for average in self.averages:
-            average.requires_grad = False
-        self.decay = decay
-        self.map = ops.HyperMap()
+        self.packing = Packing([p.shape for p in parameters])
+        self.averages = ParameterTuple(
+            [
+                Parameter(Tensor(x), name=f"{PREFIX}_{i}", requires_grad=False)
+                for i, x in enumerate(self.packing.pack_arrays(self._values()))
+            ]
+        )
+        self.smallest_share = Tensor(1.0 - decay, ms.float32)
 
-    def construct(self, share: Tensor) -> Tensor:
-        """Moves the average by `share` () of the way to the present weights."""
-        return ops.depend(share, self.map(ops.partial(_average, share), self.averages, self.values))
+    def construct(self, step: Tensor) -> Tensor:
+        """Moves the average towards the present weights, after step number `step` (1,) (from 1)."""
+        share = ops.maximum(self.smallest_share, 9.0 / (10.0 + step.astype(ms.float32)))
+        done = share
+        for average, value in zip(self.averages, self.packing.pack(self.values)):
+            moved = ops.assign_add(average, share * (value - average))
+            done = ops.depend(done, moved)
+        return done
 
-    def update(self, step: int) -> None:
-        """After step number `step` (from 1)."""
-        self(Tensor(1.0 - decay_at(step, self.decay), ms.float32))
-
-    def weights(self) -> Dict[str, Parameter]:
+    def weights(self) -> Dict[str, Tensor]:
         """The averages by the name of the weight."""
-        return {value.name: average for value, average in zip(self.values, self.averages)}
+        arrays = self.packing.unpack_arrays(self.averages)
+        return {value.name: Tensor(x, value.dtype) for value, x in zip(self.values, arrays)}
 
-    def state(self) -> Dict[str, Parameter]:
+    def state(self) -> Dict[str, Tensor]:
         """What resuming needs, by name."""
         return {f"{PREFIX}.{name}": average for name, average in self.weights().items()}
+
+    def shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """Of what `state` has, by name."""
+        return {f"{PREFIX}.{value.name}": tuple(value.shape) for value in self.values}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take up what `state` has of it, and for the rest the present weights."""
+        names = [f"{PREFIX}.{value.name}" for value in self.values]
+        arrays = [state.get(name, now) for name, now in zip(names, self._values())]
+        for average, packed in zip(self.averages, self.packing.pack_arrays(arrays)):
+            average.set_data(Tensor(packed))
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Within it the network has the averages for weights."""
-        before = [value.asnumpy().copy() for value in self.values]
+        before = [values.copy() for values in self._values()]
         try:
-            for value, average in zip(self.values, self.averages):
-                value.set_data(Tensor(average.asnumpy().copy(), value.dtype))
+            for value, average in zip(self.values, self.packing.unpack_arrays(self.averages)):
+                value.set_data(Tensor(average.copy(), value.dtype))
             yield
         finally:
             for value, old in zip(self.values, before):
                 value.set_data(Tensor(old, value.dtype))
 
-    def restart(self) -> None:
-        """Take the present weights for the average, as after loading some."""
-        for value, average in zip(self.values, self.averages):
-            average.set_data(Tensor(value.asnumpy(), average.dtype))
-
-
-class EmaUpdate(Callback):
-    """Moves the average after each step that was not skipped."""
-
-    def __init__(self, ema: Ema) -> None:
-        self._ema = ema
-
-    def on_step(self, report: StepReport) -> None:
-        if not report.bad_steps:
-            self._ema.update(report.step)
+    def _values(self) -> List[np.ndarray]:
+        return [value.asnumpy() for value in self.values]

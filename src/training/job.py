@@ -24,7 +24,7 @@ from ..runtime.files import locked
 from ..runtime.stop_signal import StopSignal
 from . import builders as setup
 from .callback import Callback, CheckpointSaver, list_checkpoints
-from .ema import Ema, EmaUpdate
+from .ema import Ema
 from .resume import DrawnSeed, Resumable, UsedFolder, load_fitting, refuse_used
 from .run_log import Bar, LogLines, Progress, RunLog, save_run
 from .trainer import BadSteps, Run, TrainingError, train
@@ -85,7 +85,7 @@ class Job:
             refuse_used(self.folder, self.args.resume)
         start = self.resume(state)
         scale = loss_scale.scale if loss_scale else config.optimizer.loss_scale
-        step = setup.build_step(config, model, optimizer, world_size, scale)
+        step = setup.build_step(config, model, optimizer, world_size, scale, ema)
         unseeded = drawn.value if drawn else None
         batches = setup.build_batches(
             config, self.data, start, len(rates), self.rank, world_size, unseeded
@@ -110,7 +110,7 @@ class Job:
         self.train(step, batches, run)
         LOG.info("done: %s", self.folder / f"{self.prefix}-final.ckpt")
 
-    def train(self, step: setup.StepCell, batches: Any, run: Run) -> None:
+    def train(self, step: setup.Step, batches: Any, run: Run) -> None:
         """All steps; an error says all there is to know."""
         try:
             train(step, batches, run)
@@ -193,10 +193,9 @@ class Job:
     def callbacks(
         self, state: Resumable, evaluation: Optional[Evaluation], start: int, total: int
     ) -> List[Callback]:
-        """The first rank reports and saves; all of them average and score."""
-        average: List[Callback] = [EmaUpdate(state.ema)] if state.ema else []
+        """The first rank reports and saves; all of them score."""
         if self.rank:
-            return [*average, *([evaluation] if evaluation else [])]
+            return [evaluation] if evaluation else []
         save_config(self.folder, self.config, Labels(self.data.class_names, self.data.category_ids))
         facts = {"world_size": self.world_size, "start_step": start}
         save_run(self.folder, sys.argv[1:], facts)
@@ -213,7 +212,7 @@ class Job:
             train_config.save_steps,
             state.ema.weights if state.ema else None,
         )
-        found = [*average, Progress([LogLines(LOG), log], self.args.log_interval)]
+        found: List[Callback] = [Progress([LogLines(LOG), log], self.args.log_interval)]
         if sys.stderr.isatty():
             found.append(Bar(total, start, LOG))
         if evaluation is not None:

@@ -3,9 +3,8 @@
 
 MindSpore's own optimisers take gradients only: given zeros in place of NaN they still follow their
 momentum and decay the weights. Here the same fused operators run in such a step with rate 0 and
-decay factors of 1, so that weights and moments keep every bit, without a branch in the graph.
-`zero_unless` turns the gradients into zeros: selecting zeros instead costs five more copies of
-all gradients (2.6 GB for VGG-16).
+decay factors of 1, so that weights and moments keep every bit, without a branch in the graph. The
+gradients of such a step must be zeros.
 """
 
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
@@ -13,8 +12,6 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-
-from ..runtime.gpu.workarounds import zero_unless
 
 ADAM_EPSILON = 1e-8
 
@@ -59,10 +56,11 @@ _apply_sgd = ops.MultitypeFuncGraph("apply_sgd")
 
 @_apply_sgd.register("Function", "Tuple", "Number", "Number", "Tensor", "Tensor", "Tensor")
 def _apply_sgd_to_one(apply, scalars, decay, lr_factor, grad, parameter, moment):
-    rate, momentum, grad_scale, decay_scale, switch = scalars
-    grad = zero_unless(switch, grad * grad_scale)
+    rate, momentum, grad_scale, decay_scale = scalars
     if decay > 0:
         grad = grad + (decay * decay_scale) * parameter
+    if grad_scale is not None:
+        grad = grad * grad_scale
     if lr_factor != 1:
         rate = rate * lr_factor
     return apply(parameter, moment, rate, grad, momentum)
@@ -96,14 +94,15 @@ class SGD(Optimizer):
     def moment_tables(self) -> List[ParameterTuple]:
         return [self.moments]
 
-    def construct(self, grads: Tuple[Tensor, ...], grad_scale: Tensor, finite: Tensor) -> Tensor:
-        """One step with `grads` times the scalar `grad_scale`; nothing changes unless `finite`."""
-        step, switch = self.global_step[0], finite.astype(ms.float32)
+    def construct(self, grads: Tuple[Tensor, ...], finite: Tensor) -> Tensor:
+        """One step; unless `finite`, the gradients must be zeros, and only `global_step` moves."""
+        step = self.global_step[0]
         rate = ops.select(finite, self.learning_rates[step], _number(0.0))
         momentum = ops.select(finite, _number(self.momentum), _number(1.0))
-        damped = ops.select(step == 0, _number(1.0), _number(1.0 - self.dampening))
-        grad_scale, decay_scale = grad_scale * damped, damped * switch
-        scalars = (rate, momentum, grad_scale, decay_scale, switch)
+        decay_scale, grad_scale = finite.astype(ms.float32), None
+        if self.dampening > 0:
+            grad_scale = ops.select(step == 0, _number(1.0), _number(1.0 - self.dampening))
+        scalars = (rate, momentum, grad_scale, decay_scale)
         one = ops.partial(_apply_sgd, self.apply_momentum, scalars)
         settings = (self.decays, self.lr_factors)
         done = self.map(one, *settings, grads, self.parameters, self.moments)
@@ -117,8 +116,7 @@ _apply_adam = ops.MultitypeFuncGraph("apply_adam")
     *("Function", "Tuple", "Number", "Number"), *("Tensor", "Tensor", "Tensor", "Tensor")
 )
 def _apply_adam_to_one(apply, scalars, decay, lr_factor, grad, parameter, m, v):
-    rate, beta1, beta2, epsilon, grad_scale, decay_scale, switch = scalars
-    grad = zero_unless(switch, grad * grad_scale)
+    rate, beta1, beta2, epsilon, decay_scale = scalars
     if lr_factor != 1:
         rate = rate * lr_factor
     return apply(parameter, m, v, rate, beta1, beta2, epsilon, decay * decay_scale, grad)
@@ -153,9 +151,9 @@ class AdamW(Optimizer):
     def moment_tables(self) -> List[ParameterTuple]:
         return [self.first, self.second]
 
-    def construct(self, grads: Tuple[Tensor, ...], grad_scale: Tensor, finite: Tensor) -> Tensor:
-        """One step with `grads` times the scalar `grad_scale`; nothing changes unless `finite`."""
-        step, switch = self.global_step[0], finite.astype(ms.float32)
+    def construct(self, grads: Tuple[Tensor, ...], finite: Tensor) -> Tensor:
+        """As `SGD`."""
+        step = self.global_step[0]
         taken = (step + 1).astype(ms.float32)
         correction = ops.sqrt(1.0 - ops.pow(_number(self.beta2), taken))
         decay_scale = (1.0 - ops.pow(_number(self.beta1), taken)) / correction
@@ -163,7 +161,7 @@ class AdamW(Optimizer):
         beta1 = ops.select(finite, _number(self.beta1), _number(1.0))
         beta2 = ops.select(finite, _number(self.beta2), _number(1.0))
         epsilon = ADAM_EPSILON * correction
-        scalars = (rate, beta1, beta2, epsilon, grad_scale, decay_scale, switch)
+        scalars = (rate, beta1, beta2, epsilon, decay_scale)
         one = ops.partial(_apply_adam, self.apply_adam, scalars)
         settings = (self.decays, self.lr_factors)
         done = self.map(one, *settings, grads, self.parameters, self.first, self.second)

@@ -95,15 +95,14 @@ class Resumable:
     others: Sequence[Any] = ()
 
     def parameters(self) -> Dict[str, Parameter]:
-        """What is saved beside the weights and restored from there, by name."""
-        found: Dict[str, Parameter] = dict(self.optimizer.state())
-        if self.ema is not None:
-            found.update(self.ema.state())
-        return found
+        """Of the optimiser, which are saved beside the weights and restored from there, by name."""
+        return dict(self.optimizer.state())
 
     def state(self) -> Dict[str, Any]:
         """What a checkpoint holds beside the weights, by name."""
         found: Dict[str, Any] = dict(self.parameters())
+        if self.ema is not None:
+            found.update(self.ema.state())
         for part in self.others:
             found.update(part.state())
         text = json.dumps(self.facts, sort_keys=True).encode()
@@ -140,11 +139,10 @@ class Resumable:
 
     def _fill(self, path: Path, state: Mapping[str, np.ndarray], force: bool) -> None:
         own = self.parameters()
-        wrong = [
-            name
-            for name, parameter in own.items()
-            if name not in state or state[name].shape != tuple(parameter.shape)
-        ]
+        shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
+        if self.ema is not None:
+            shapes.update(self.ema.shapes())
+        wrong = [n for n, shape in shapes.items() if n not in state or state[n].shape != shape]
         if wrong and not force:
             raise CheckpointError(f"{path} cannot be resumed from: no fitting {wrong[0]} in it")
         if force:
@@ -153,7 +151,7 @@ class Resumable:
         else:
             load_weights(self.model, path)
         if self.ema is not None:
-            self.ema.restart()  # where the checkpoint has none
+            self.ema.restore({n: value for n, value in state.items() if n not in wrong})
         for name, parameter in own.items():
             if name not in wrong:
                 parameter.set_data(ms.Tensor(state[name], parameter.dtype))

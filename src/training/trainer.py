@@ -17,6 +17,7 @@ from ..runtime.errors import M2DetError
 from ..runtime.stop_signal import Stopped
 from .callback import Callback, StepReport
 from .optimizers import DynamicLossScale
+from .train_step import StepOutcome
 
 
 class TrainingError(M2DetError, ValueError):
@@ -61,14 +62,14 @@ class Run:
 
 
 def train(
-    step_cell: Callable[..., Tuple[ms.Tensor, ...]],
+    step: Any,
     batches: Iterator[Tuple[np.ndarray, ...]],
     run: Run,
 ) -> None:
     """Run the steps from `run.start_step` to the end of the learning rates.
 
     Args:
-        step_cell: as `src.training.train_step.TrainOneStepCell`.
+        step: as `src.training.train_step.TrainStep`.
         batches: images, loc_targets, label_targets, image numbers; one tuple a step, beginning with
             that of `start_step`.
         run: everything else.
@@ -80,21 +81,20 @@ def train(
     """
     bad_steps, total = 0, len(run.learning_rates)
     with contextlib.closing(_Batches(batches)) as source:
-        for step in range(run.start_step, total):
-            batch, waited = source.next(step, total)
+        for number in range(run.start_step, total):
+            batch, waited = source.next(number, total)
             stop = ms.Tensor(float(run.stop_number() is not None), ms.float32)
-            outputs = step_cell(*map(ms.Tensor, batch[:3]), stop)
-            values = [float(value.asnumpy()) for value in outputs]
-            finite = math.isfinite(values[2])
+            outcome = step(*map(ms.Tensor, batch[:3]), stop)
+            finite = math.isfinite(outcome.grad_norm)
             bad_steps = 0 if finite else bad_steps + 1
             if run.loss_scale is not None and run.loss_scale.update(finite):
-                step_cell.loss_scale.set_data(ms.Tensor(run.loss_scale.scale, ms.float32))
-            report = _report(step, values, waited, bad_steps, run)
+                step.loss_scale.set_data(ms.Tensor(run.loss_scale.scale, ms.float32))
+            report = _report(number, outcome, waited, bad_steps, run)
             for callback in run.callbacks:
                 callback.on_step(report)
             if bad_steps >= run.max_bad_steps:
-                raise BadSteps(step + 1, bad_steps, batch[3])
-            _stop_if_asked(values[4], run, report, source)
+                raise BadSteps(number + 1, bad_steps, batch[3])
+            _stop_if_asked(outcome.stop, run, report, source)
             if run.enough():
                 break
     for callback in run.callbacks:
@@ -152,21 +152,19 @@ class _Batches:
             close()
 
 
-def _report(
-    step: int, values: Sequence[float], waited: float, bad_steps: int, run: Run
-) -> StepReport:
+def _report(step: int, outcome: StepOutcome, waited: float, bad_steps: int, run: Run) -> StepReport:
     epoch = (step + 1) * run.images_per_step // run.num_images
     return StepReport(
         step=step + 1,
         total_steps=len(run.learning_rates),
         epoch=epoch,
         epoch_ended=epoch > step * run.images_per_step // run.num_images,
-        loc_loss=values[0],
-        conf_loss=values[1],
-        grad_norm=values[2],
+        loc_loss=outcome.loc_loss,
+        conf_loss=outcome.conf_loss,
+        grad_norm=outcome.grad_norm,
         learning_rate=float(run.learning_rates[step]),
         images=run.images_per_step,
         data_seconds=waited,
-        positives=values[3] * run.world_size / run.images_per_step,
+        positives=outcome.positives * run.world_size / run.images_per_step,
         bad_steps=bad_steps,
     )

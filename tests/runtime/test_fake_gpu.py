@@ -58,11 +58,11 @@ def step(gpu, folder, *words, **device):
 def test_a_step_in_float32(gpu, tmp_path):
     found = step(gpu, tmp_path)
     assert found["convolutions"] == 176
-    assert found["copies to host"] <= 5
-    assert found["waits"] <= 14
-    assert found["copies on device"] <= 356
-    assert found["kernels"] <= 1373
-    assert found["bytes to device"] <= 1_920_000
+    assert found["copies to host"] == 1
+    assert found["waits"] <= 11
+    assert found["copies on device"] <= 60
+    assert found["kernels"] <= 700
+    assert found["bytes to device"] <= 750_000
 
 
 def test_vgg_in_float16(gpu, tmp_path):
@@ -73,7 +73,7 @@ def test_vgg_in_float16(gpu, tmp_path):
 def test_two_ranks(gpu, tmp_path):
     found = step(gpu, tmp_path, *SMALL, ranks=2)
     assert found["convolutions"] > 80
-    assert 1 < found["reductions"] <= 154
+    assert 1 < found["reductions"] <= 8
 
 
 LEVELS = [f"train.amp_level={level}" for level in ("O0", "O2", "O3")]
@@ -95,8 +95,8 @@ ONE_RANK = [
     ["model.upsample=bilinear"],
     ["model.upsample=bilinear", "train.amp_level=O3"],
     ["model.smooth=false", "model.base_feature=first"],
-    ["data.multi_scale=[64,128]"],
-    ["data.multi_scale=[64,128]", "train.accumulate=2", "train.amp_level=O2"],
+    ["data.multi_scale=[128,160]"],
+    ["data.multi_scale=[128,160]", "train.accumulate=2", "train.amp_level=O2"],
     ["optimizer.clip_grad_norm=0", "optimizer.decay_bias_and_norm=true"],
     *(["--config", name, "train.per_batch_size=1"] for name in ("ssd300_vgg16", "deconv320_vgg16")),
     ["--config", "ssd320_vgg16", "train.per_batch_size=1", "train.amp_level=O2"],
@@ -109,7 +109,7 @@ TWO_RANKS = [
     ["optimizer.type=SGD", "train.ema=0"],
     ["train.freeze_backbone=true", "train.sync_batch_norm=true"],
     ["train.freeze_batch_norm=all"],
-    ["data.multi_scale=[64,128]", "train.sync_batch_norm=true"],
+    ["data.multi_scale=[128,160]", "train.sync_batch_norm=true"],
     ["model.backbone=se_resnet50", "model.upsample=bilinear", "model.sfam=false"],
 ]
 
@@ -117,7 +117,7 @@ TWO_RANKS = [
 @slow
 @pytest.mark.parametrize("settings", ONE_RANK, ids=" ".join)
 def test_every_form_of_a_step(gpu, tmp_path, settings):
-    assert step(gpu, tmp_path, *settings)["copies to host"] <= 5
+    assert step(gpu, tmp_path, *settings)["copies to host"] == 1
 
 
 @slow

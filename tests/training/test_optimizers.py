@@ -32,20 +32,19 @@ def by_loop_adamw(beta1, beta2, decay):
 
 
 def run(kind, decay, *options, bad_before=None):
-    """The optimiser after all steps, with a bad gradient before step number `bad_before`."""
+    """The optimiser after all steps, with one to be skipped before step number `bad_before`."""
     weight = Parameter(Tensor(START), name="x.weight")
     optimizer = kind([weight], [decay], RATES, *options)
     for step, grad in enumerate(GRADS):
         if step == bad_before:
             before = [p.asnumpy().copy() for p in (weight, *optimizer.state().values())]
-            bad = Tensor(np.array([1.0, np.nan, np.inf], np.float32))
-            optimizer((bad,), Tensor(1.0), Tensor(False))
+            optimizer((Tensor(np.zeros(3, np.float32)),), Tensor(False))
             after = [p.asnumpy() for p in (weight, *optimizer.state().values())]
             for old, new in zip(before[:-1], after[:-1]):
                 np.testing.assert_array_equal(old, new)
             assert after[-1] == before[-1] + 1  # the schedule goes on
             optimizer.global_step.set_data(Tensor([step], ms.int32))
-        optimizer((Tensor(2 * grad),), Tensor(0.5), Tensor(True))
+        optimizer((Tensor(grad),), Tensor(True))
     return weight.asnumpy()
 
 

@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from mindspore import Tensor
 
 from src.runtime.stop_signal import Stopped
 from src.training.callback import Callback
 from src.training.lr_scheduler import total_steps
 from src.training.optimizers import DynamicLossScale
+from src.training.train_step import StepOutcome
 from src.training.trainer import BadSteps, Run, TrainingError, train
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -34,7 +34,7 @@ class Step:
         self.flags.append(float(stop.asnumpy()))
         norm = self.norms.pop(0) if self.norms else 1.0
         any_rank = max(self.flags[-1], float(len(self.flags) == self.stop_at))
-        return [Tensor(np.float32(v)) for v in (1.0, 2.0, norm, 6.0, any_rank)]
+        return StepOutcome(1.0, 2.0, norm, 6.0, any_rank)
 
 
 class Told(Callback):
