@@ -7,6 +7,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from ..model.layers import replace_cells
+from ..runtime.gpu.workarounds import InferBatchNorm
 
 
 def freeze(
@@ -60,17 +61,25 @@ class SyncBatchNorm(nn.BatchNorm2d):
                 0
             ]
         wide = x.astype(ms.float32)
-        mean = self._mean(wide)
-        variance = self._mean(ops.square(wide - mean.reshape(1, -1, 1, 1)))
+        mean, variance = self._statistics(wide)
         count = x.shape[0] * x.shape[2] * x.shape[3] * self.world_size
         self._track(ops.stop_gradient(mean), ops.stop_gradient(variance), count)
         scale = self.gamma / ops.sqrt(variance + self.eps)
         shift = self.beta - mean * scale
         return (wide * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)).astype(x.dtype)
 
-    def _mean(self, x: Tensor) -> Tensor:
-        """(channels,) over all ranks."""
-        return self.all_reduce(x.mean((0, 2, 3))) / self.world_size
+    def _statistics(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """Mean and variance (channels,) over all ranks, by one sum over them.
+
+        Means are taken from the running ones, the same on all ranks: the square of a mean that is
+        large beside the deviation would swallow the variance.
+        """
+        mean = x.mean((0, 2, 3))
+        variance = ops.square(x - mean.reshape(1, -1, 1, 1)).mean((0, 2, 3))
+        usual = ops.stop_gradient(self.moving_mean * 1.0)
+        mean = mean - usual
+        both = self.all_reduce(ops.stack((mean, variance + mean * mean))) / self.world_size
+        return both[0] + usual, both[1] - both[0] * both[0]
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """`momentum` is the share of the new value here, and the variance is the unbiased one."""
@@ -93,4 +102,10 @@ def use_float16(model: nn.Cell, level: str) -> nn.Cell:
         model: the network.
         level: "O2" keeps BatchNorm in float32, "O3" does not; "O0" changes nothing.
     """
-    return model if level == "O0" else ms.amp.auto_mixed_precision(model, level)
+    if level == "O0":
+        return model
+    network = ms.amp.auto_mixed_precision(model, level)
+    if level == "O3":
+        for _, norm in batch_norms(model):
+            norm.bn_infer = InferBatchNorm(norm)
+    return network

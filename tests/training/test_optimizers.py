@@ -68,8 +68,8 @@ def test_a_factor_on_the_learning_rate_is_a_smaller_rate(kind):
     slow = Parameter(Tensor(START), name="slow.weight")
     alone = kind([slow], [0.1], [rate / 10 for rate in RATES])
     for grad in GRADS:
-        both((Tensor(grad), Tensor(grad)), Tensor(1.0), Tensor(True))
-        alone((Tensor(grad),), Tensor(1.0), Tensor(True))
+        both((Tensor(grad), Tensor(grad)), Tensor(True))
+        alone((Tensor(grad),), Tensor(True))
     np.testing.assert_allclose(weights[0].asnumpy(), slow.asnumpy(), rtol=1e-6)
     assert np.abs(weights[1].asnumpy() - slow.asnumpy()).max() > 0.01
 

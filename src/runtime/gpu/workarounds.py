@@ -6,6 +6,8 @@ GPU, `pytest -m slow tests/runtime/test_fake_gpu.py -k fault` fails where one is
 need a GPU and say how below.
 """
 
+from typing import Tuple
+
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
@@ -37,6 +39,23 @@ class UnusedSum(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.all_reduce(x)
+
+
+class InferBatchNorm(nn.Cell):
+    """BatchNorm by the running averages, for a layer of a float16 network: on a GPU float16 inputs
+    want statistics, gamma and beta of float32 ("Unsupported data type").
+
+    To be made after the network was turned to float16, so that it is left as it is.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(auto_prefix=False)
+        # in a tuple, so that they remain the layer's alone
+        self.shared = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        self.infer = ops.BatchNorm(is_training=False, epsilon=norm.eps)
+
+    def construct(self, x: Tensor, *_: Tensor) -> Tuple[Tensor, ...]:
+        return self.infer(x, *self.shared)
 
 
 def zero_unless(switch: Tensor, x: Tensor) -> Tensor:
