@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from .config import PRESETS
+from .runtime.device_choice import device_there
 from .runtime.errors import M2DetError, UsageError, one_line, printable
 from .runtime.files import remove_unfinished
 
@@ -87,7 +88,12 @@ def check_score_threshold(value: float) -> None:
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config`, `--set`, `--device_target`, `--device_id` and `--debug`."""
     add_config_arguments(parser)
-    parser.add_argument("--device_target", default="CPU", choices=("CPU", "GPU", "Ascend"))
+    parser.add_argument(
+        "--device_target",
+        default=device_there(),
+        choices=("CPU", "GPU", "Ascend"),
+        help="default: what this machine has",
+    )
     parser.add_argument("--device_id", type=int, default=0)
 
 

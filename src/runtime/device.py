@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choosing the device, joining the ranks, seeds."""
 
+import ctypes
 from typing import Optional, Tuple
 
 import mindspore as ms
@@ -26,16 +27,18 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
     ms.set_context(mode=ms.GRAPH_MODE)
     if target == "CPU":
         ms.set_context(runtime_num_threads=thread_count())
-    if target == "GPU":
-        set_gpu_context()
     try:
+        if target == "GPU":
+            ctypes.CDLL("libcuda.so.1")  # MindSpore would say more than one line without a driver
         # Under msrun each rank takes its own device.
         ms.set_device(target) if distribute else ms.set_device(target, device_id)
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         if target == "GPU":
             reason = f"`python -m src.runtime.gpu.check_device` says what is missing ({reason})"
         raise DeviceError(f"device {target} {device_id} cannot be used: {reason}") from None
+    if target == "GPU":
+        set_gpu_context()
     rank, world_size = 0, 1
     if distribute:
         init()

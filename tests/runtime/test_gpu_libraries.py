@@ -167,6 +167,13 @@ def test_the_script_says_what_is_missing_and_leaves_the_shell(site, tmp_path):
     )
 
 
+def test_plain_sh_is_told_so():
+    command = f". {shlex.quote(str(ROOT / 'scripts' / 'gpu_env.sh'))}; echo $?"
+    done = subprocess.run(["dash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "2\n"
+    assert done.stderr == "gpu_env.sh: to be sourced by bash or zsh, not by sh\n"
+
+
 def test_the_script_is_to_be_sourced():
     script = ROOT / "scripts" / "gpu_env.sh"
     result = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False)

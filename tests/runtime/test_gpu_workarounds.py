@@ -127,6 +127,7 @@ def test_what_setup_device_sets_for_a_gpu(monkeypatch):
     told = {}
     monkeypatch.setattr(ms, "set_context", lambda **options: told.update(options))
     monkeypatch.setattr(ms, "set_device", lambda *words: None)
+    monkeypatch.setattr(device_module.ctypes, "CDLL", lambda name: None)
     monkeypatch.setattr(device_module, "open_cache", lambda *words: None)
     device_module.setup_device("CPU")
     assert "disable_format_transform" not in told
