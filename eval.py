@@ -121,7 +121,7 @@ def score(
     args: argparse.Namespace,
     config: Config,
 ) -> Dict[str, float]:
-    """Writes and prints everything that can be said with ground truth; the 12 COCO numbers."""
+    """Writes and prints the metrics of a split with ground truth; returns the 12 COCO numbers."""
     scored = coco_score(data, results, args.scorer)
     errors = judge_split(data, results, args.score_threshold)
     metrics = {**all_metrics(scored, data, results, errors), "images_per_second": speed}

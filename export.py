@@ -29,10 +29,10 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--outputs",
-        default="raw",
+        default="boxes",
         choices=("raw", "boxes", "detections"),
-        help="raw: offsets and class scores; boxes: decoded, with probabilities; detections: what"
-        " hard NMS leaves of them, ONNX only (%(default)s)",
+        help="boxes: decoded, with probabilities; raw: offsets and class scores; detections: boxes"
+        " after hard NMS, ONNX only, for deploy/ (%(default)s)",
     )
     parser.add_argument("--batch_size", type=int, default=1, help="0 for any number (%(default)s)")
     parser.add_argument(
@@ -64,6 +64,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             f"{difference.absolute:.1e}, {difference.relative:.1e} of its largest value"
         )
     print(f"written: {output} and {output.name}.json")
+    if request.outputs == "detections":
+        print(f"next: python deploy/infer_onnx.py {output} IMAGE")
+    else:
+        print(f"next: python demo.py --checkpoint_path {output} --input IMAGE")
 
 
 if __name__ == "__main__":

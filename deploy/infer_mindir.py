@@ -16,7 +16,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 
 def load(path):
-    """The network as a function of one (1, ...) input, and what the file says of itself."""
+    """The network as a function of one (1, ...) input, and the file's metadata."""
     if mindspore.__version__.startswith(("2.9.", "2.10.")):  # their AVX-512 convolutions are slow
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     try:
@@ -91,7 +91,9 @@ def main():
     parser.add_argument("network", type=Path)
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=Path("detections"))
+    parser.add_argument("--score_threshold", type=float, default=0.3, help="lowest score shown")
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
     run, about = load(args.network)
     args.output.mkdir(parents=True, exist_ok=True)
     for path in args.images:
@@ -100,15 +102,20 @@ def main():
         image = cv2.imdecode(data, flags) if len(data) else None
         if image is None:
             raise ValueError(f"{path}: not an image")
-        found = detect(run, about, image)
+        found = [e for e in detect(run, about, image) if e["score"] >= args.score_threshold]
         text = json.dumps({"image": str(path), "detections": found}, indent=1) + "\n"
         (args.output / f"{path.stem}.json").write_text(text, encoding="utf-8")
         for entry in reversed(found):  # the best on top
             x1, y1, x2, y2 = (int(v) for v in np.clip(entry["box_xyxy_px"], -9999, 9999))
             cv2.rectangle(image, (x1, y1), (x2, y2), (0, 200, 0), 2)
             text = f"{entry['class']} {entry['score']:.2f}"
-            cv2.putText(image, text, (max(x1, 0), max(y1 - 4, 12)), 0, 0.5, (0, 0, 255))
-        cv2.imwrite(str(args.output / f"{path.stem}.png"), image)
+            place = (max(x1, 0), max(y1 - 4, 12))
+            cv2.putText(
+                image, text, place, 0, 0.5, (0, 0, 0), 3
+            )  # an edge, to be read on any colour
+            cv2.putText(image, text, place, 0, 0.5, (255, 255, 255), 1)
+        picture = cv2.imencode(".png", image)[1].tobytes()  # imwrite takes UTF-8 names only
+        (args.output / f"{path.stem}.png").write_bytes(picture)
         print(f"{path}: {len(found)} found")
 
 

@@ -122,13 +122,13 @@ class Result(Sequence[Detection]):
         """
         chosen = self.scores >= score
         if names is not None:
-            wanted = [names] if isinstance(names, str) else list(names)
-            unknown = set(wanted) - set(self.class_names)
+            chosen_names = [names] if isinstance(names, str) else list(names)
+            unknown = set(chosen_names) - set(self.class_names)
             if unknown:
                 raise UsageError(
                     f"no class {min(unknown)!r}; the network has {', '.join(self.class_names)}"
                 )
-            chosen &= np.isin(self.names, wanted) if len(self) else chosen
+            chosen &= np.isin(self.names, chosen_names) if len(self) else chosen
         return self._rows(chosen)
 
     def plot(self) -> np.ndarray:
@@ -190,8 +190,10 @@ class Results(List[Result]):
         self, score: float = 0.0, names: Optional[Union[str, Iterable[str]]] = None
     ) -> "Results":
         """As `Result.filter`, of each picture."""
-        wanted = [names] if isinstance(names, str) else names if names is None else list(names)
-        return Results(result.filter(score, wanted) for result in self)
+        chosen_names = (
+            [names] if isinstance(names, str) else names if names is None else list(names)
+        )
+        return Results(result.filter(score, chosen_names) for result in self)
 
     def save(self, folder: Union[str, "os.PathLike[str]"] = "detections") -> List[Path]:
         """Writes each picture with its detections, as NAME.png; the files, in order."""

@@ -57,12 +57,14 @@ def images_for(config, batch):
 LABELS = Labels(("cat", "dog", "naïve bird"), (4, 2, 9))
 # Flags of export.py; every value of each flag is there.
 CASES = {
-    "mindir raw any": ["--batch_size", "0"],
+    "mindir raw any": ["--outputs", "raw", "--batch_size", "0"],
     "mindir boxes image folded": [
         *("--inputs", "image", "--outputs", "boxes", "--fold_batchnorm", "--batch_size", "2"),
     ],
-    "onnx raw image": ["--file_format", "ONNX", "--inputs", "image", "--batch_size", "0"],
-    "onnx boxes": ["--file_format", "ONNX", "--outputs", "boxes"],
+    "onnx raw image": [
+        *("--file_format", "ONNX", "--outputs", "raw", "--inputs", "image", "--batch_size", "0"),
+    ],
+    "onnx boxes": ["--file_format", "ONNX"],
     "onnx detections folded": [
         *("--file_format", "ONNX", "--outputs", "detections", "--fold_batchnorm"),
         *("--batch_size", "0", "--inputs", "image"),

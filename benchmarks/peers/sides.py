@@ -45,7 +45,9 @@ def prepare(case: Case, folder: Path, onnx: bool) -> Network:
         import export
 
         arguments = ["--checkpoint_path", str(home / "weights.ckpt"), "--file_format", "ONNX"]
-        export.main([*arguments, "--output", str(home / f"batch{case.batch}.onnx")])
+        export.main(
+            [*arguments, "--outputs", "raw", "--output", str(home / f"batch{case.batch}.onnx")]
+        )
     counted, priors = _count(reference, case.input_size)
     return Network(sum(p.numel() for p in reference.parameters()), counted, priors)
 

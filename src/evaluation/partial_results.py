@@ -2,7 +2,7 @@
 """Results kept on disk batch by batch, so that an interrupted evaluation goes on where it was.
 
 A part is a file of one rank, in JSON lines: a header with a key that stands for everything the
-results depend on, a line for each batch, and at the end one that says that the rank is done. A
+results depend on, a line for each batch, and at the end one that marks the rank as done. A
 part with another key is never used. Standard library only.
 """
 

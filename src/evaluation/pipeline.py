@@ -66,7 +66,7 @@ def detect_split(
         batch_size: views the network sees at once.
         num_workers: threads that read images.
         strict: an unreadable image is an error; otherwise it is reported and nothing found in it.
-        watch: told the time each stage takes; with `STAGES` of `src.inference.detector`.
+        watch: adds up the time of each stage; with `STAGES` of `src.inference.detector`.
 
     Raises:
         DataError: an unreadable image, where `strict`.

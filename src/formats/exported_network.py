@@ -7,6 +7,7 @@ it (`FILE.json`, with the file's checksum) and inside it, so that either is enou
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
@@ -129,8 +130,12 @@ def open_exported(path: Path) -> Tuple[Run, Dict[str, Any]]:
         raise ExportedError(f"{path}: the name of an exported network ends in .mindir or .onnx")
     if not path.is_file():
         raise ExportedError(f"{path}: not found")
-    beside = _metadata_beside(path)
-    run, inside = openers[path.suffix](path)
+    with ThreadPoolExecutor(1) as pool:  # a checksum of 500 MB takes half a second
+        waiting = pool.submit(_metadata_beside, path)
+        if path.suffix == ".mindir":  # for a damaged file MindSpore's loader prints pages
+            waiting.result()
+        run, inside = openers[path.suffix](path)
+        beside = waiting.result()
     text = beside if beside is not None else inside
     if text is None:
         raise ExportedError(f"{path}: says nothing of its classes, and {path}.json is not there")

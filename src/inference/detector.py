@@ -25,7 +25,7 @@ STAGES = ("load", "preprocess", "network", "decode", "nms")
 
 
 def build_postprocessor(config: Config) -> PostProcessor:
-    """The post-processing a configuration asks for.
+    """The post-processing of a configuration.
 
     With linear soft-NMS the configured IoU is the sigma it ignores (see `PostProcessor`); without
     soft-NMS it is the threshold of hard NMS.
@@ -45,7 +45,7 @@ def build_postprocessor(config: Config) -> PostProcessor:
 
 
 def build_plan(config: Config) -> ViewPlan:
-    """The views a configuration asks for."""
+    """The views of a configuration."""
     test = config.test
     return ViewPlan(
         config.model.input_size,
@@ -135,7 +135,7 @@ class Detector:
         source: str,
         decoded: bool = False,
     ) -> "Detector":
-        """A detector of the form a configuration asks for, around a network from file `source`.
+        """A detector with the settings of a configuration, around a network from file `source`.
 
         Raises:
             ValueError: labels for another number of classes, or an input size that does not work.

@@ -51,7 +51,7 @@ class VideoFile:
         """
         with self._closing:
             self._writer.release()
-            made = cv2.VideoCapture(self._name)  # OpenCV tells nothing of a full disk
+            made = cv2.VideoCapture(self._name)  # OpenCV reports no full disk
             count = int(made.get(cv2.CAP_PROP_FRAME_COUNT))
             made.release()
             if count < self._frames:

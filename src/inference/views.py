@@ -25,10 +25,10 @@ LARGEST = 0.7  # side, as a share of the trained input, above which enlarging do
 
 @dataclass(frozen=True)
 class View:
-    """One look at an image."""
+    """A crop of an image at one input size, mirrored or not."""
 
     size: int  # side of the network's input
-    window: Window  # xyxy, the pixels of the image that are looked at
+    window: Window  # xyxy, the crop, in pixels of the image
     flip: bool = False  # mirrored left to right
     smallest: float = 0.0  # boxes are kept from this side on, as a share of the window's ...
     largest: float = math.inf  # ... up to this: the root of the share of its area

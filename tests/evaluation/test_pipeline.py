@@ -330,7 +330,10 @@ def test_a_full_disk_names_the_file_and_leaves_no_half_of_one(main, tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if name == "rank_0.jsonl":
-        opened = lambda path, mode: full() if mode == "ab" else open(path, mode)  # noqa: E731
+
+        def opened(path, mode):
+            return full() if mode == "ab" else open(path, mode)
+
         monkeypatch.setattr("src.evaluation.partial_results.open", opened, raising=False)
     write = Path.write_bytes
 

@@ -72,6 +72,8 @@ def test_operators_are_those_of_mindspore_lite(case, exports):
 @pytest.mark.parametrize("case", CASES)
 def test_differences_are_printed_and_small(case, exports):
     lines = exports.printed(case).strip().splitlines()
+    program = "deploy/infer_onnx.py" if "detections" in case else "demo.py"
+    assert lines.pop().startswith(f"next: python {program} ")
     assert lines[-1].startswith("written: ")
     batches = [line.split(":")[0] for line in lines[:-1]]
     flags = CASES[case]

@@ -65,7 +65,7 @@ def test_large_networks(name, tmp_path, coco_tiny, capsys):
         shown = [line for line in printed.splitlines() if line.startswith("batch ")]
         assert [line.split(":")[0] for line in shown] == ["batch 1", "batch 4"]
         file = load_exported(path)
-        found = Detector.from_network(file.network, file.config, file.labels, kind)
+        found = Detector.from_network(file.network, file.config, file.labels, kind, file.decoded)
         missing = differing(expected, found.detect_batch(photographs))
         with capsys.disabled():
             print(f"\n{name} {kind}: {json.dumps(shown)}; {missing} of {total} boxes differ")
