@@ -5,6 +5,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -39,6 +40,7 @@ def run_main(main: Callable[[], Any]) -> None:
     An error becomes one line on stderr: exit code 2 for the expected ones (`M2DetError`, and files
     that cannot be read or written), 1 for the others. `--debug` prints the traceback as well.
     """
+    logging.raiseExceptions = False  # `| head -1`: a log that nobody reads is no error
     try:
         try:
             code = main()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a program ends: exit code and what it prints."""
 
+import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +103,15 @@ print(json.dumps([before, load_weights.__name__, set_seed.__name__, setup_device
 def test_one_line():
     assert one_line(ValueError("a\n  b"), 2) == "a "
     assert one_line(ValueError("")) == "ValueError"
+
+
+def test_a_log_into_a_closed_pipe_prints_no_traceback(monkeypatch, capsys):
+    class Closed(io.StringIO):
+        def write(self, _text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    log = logging.getLogger("m2det.test")
+    monkeypatch.setattr(log, "handlers", [logging.StreamHandler(Closed())])
+    run_main(lambda: log.warning("written: detections.json"))
+    assert capsys.readouterr().err == ""
