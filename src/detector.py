@@ -39,6 +39,7 @@ from .inference import detector as engine
 from .inference.image_sources import find_sources
 from .inference.open_network import prepare_device, read_network_file
 from .inference.result_files import Found, coco_content
+from .runtime.device_choice import device_there
 from .runtime.errors import UsageError
 from .runtime.files import write_atomically
 
@@ -244,7 +245,7 @@ class Detector:
         cls,
         path: Optional[Union[str, "os.PathLike[str]"]] = None,
         score_threshold: float = 0.3,
-        device_target: str = "CPU",
+        device_target: Optional[str] = None,
         device_id: int = 0,
         overrides: Sequence[str] = (),
     ) -> "Detector":
@@ -256,7 +257,8 @@ class Detector:
         Args:
             path: the file; None for the network that comes with the project.
             score_threshold: detections below are left out.
-            device_target: "CPU", "GPU" or "Ascend"; an ONNX file runs on the CPU.
+            device_target: "CPU", "GPU" or "Ascend"; None for what the machine has. An ONNX file runs
+                on the CPU.
             device_id: number of the device.
             overrides: `section.key=value`, such as "test.flip=true".
 
@@ -271,7 +273,7 @@ class Detector:
                 " so name a checkpoint, MINDIR or ONNX file"
             )
         file = Path(path) if path is not None else PHOTOS
-        prepare_device(file, device_target, device_id)
+        prepare_device(file, device_target or device_there(), device_id)
         network = read_network_file(file, None, overrides)
         test = replace(network.config.test, score_threshold=score_threshold)
         return cls(network.detector(replace(network.config, test=test)), score_threshold)

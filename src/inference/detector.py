@@ -105,7 +105,7 @@ class Detector:
         labels: Optional[Labels] = None,
     ) -> "Detector":
         """A detector from a checkpoint and the files saved beside it. Switches MindSpore to graph
-        mode, on the CPU unless it is in that mode already.
+        mode, on the device that the machine has, unless it is in that mode.
 
         Args:
             path: .ckpt or .safetensors.

@@ -13,19 +13,20 @@ from ..formats.checkpoint import load_weights
 from ..model import M2Det, build_model
 from ..model.cpu_layers import fit_to_device
 from ..runtime.device import setup_device
+from ..runtime.device_choice import device_there
 from ..runtime.graph_cache.cached_cell import Cached
 from .postprocess import Network, Outputs
 
 
-def ensure_graph_mode(device_target: str = "CPU", device_id: int = 0) -> None:
-    """Graph mode on a device, unless it is on: in MindSpore's default mode networks run 4 to 8
+def ensure_graph_mode() -> None:
+    """Graph mode on the device that the machine has, unless it is on: in MindSpore's default mode networks run 4 to 8
     times slower.
 
     Raises:
         ValueError: the device is not there.
     """
     if ms.get_context("mode") != ms.GRAPH_MODE:
-        setup_device(device_target, device_id)
+        setup_device(device_there())
 
 
 def load_network(config: Config, path: Path) -> M2Det:
