@@ -257,8 +257,8 @@ class Detector:
         Args:
             path: the file; None for the network that comes with the project.
             score_threshold: detections below are left out.
-            device_target: "CPU", "GPU" or "Ascend"; None for what the machine has. An ONNX file runs
-                on the CPU.
+            device_target: "CPU", "GPU" or "Ascend"; None for what the machine has.
+                An ONNX file runs on the CPU.
             device_id: number of the device.
             overrides: `section.key=value`, such as "test.flip=true".
 

@@ -19,8 +19,8 @@ from .postprocess import Network, Outputs
 
 
 def ensure_graph_mode() -> None:
-    """Graph mode on the device that the machine has, unless it is on: in MindSpore's default mode networks run 4 to 8
-    times slower.
+    """Graph mode on the device that the machine has, unless it is on: in MindSpore's default mode
+    networks run 4 to 8 times slower.
 
     Raises:
         ValueError: the device is not there.
