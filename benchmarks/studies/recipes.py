@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs side by side.
+"""Compare the training curves and scores of several runs.
 
 `python -m benchmarks.studies.recipes ours=RUN official=RUN --output recipes.png`
 
-Draws loss, AP and AP50 of several run folders into one picture and prints a table. Scores come from
-the run's log (`train.eval_epochs`), those of the averaged weights where there are any, and from
-`metrics.json` where `eval.py --output RUN` has left one.
+Plots loss, AP and AP50 of several run folders into one figure and prints a table. Scores come from
+the run's log (`train.eval_epochs`; those of the EMA weights if there are any) and, for the last
+step, from `metrics.json` if `eval.py --output RUN` has written one.
 """
 
 import argparse
@@ -13,25 +13,23 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
-from src.drawing.plot_log import Points, curves, draw_panel
+from src.drawing.plot_log import Points, curves, plot_panels, write_png
 from src.runtime.errors import UsageError
-from src.runtime.files import write_atomically
 from src.training.run_log import JSONL_NAME, read_log
 from src.utils import run_main
 
 PANELS = ("loss", "AP", "AP50")
 METRICS_NAME = "metrics.json"
-MOST_RUNS = 4  # that the legend has room for
+MAX_RUNS = 10  # Matplotlib's default colours
 
 
 def read_run(folder: Path) -> Dict[str, Points]:
-    """(step, value) of each of `PANELS`.
+    """The curve, as (step, value) points, of each of `PANELS` that the run has values for.
 
     Raises:
-        UsageError: no steps in the log, or a metrics.json that is none.
+        UsageError: no steps in the log, or a metrics.json without AP and AP50.
     """
     rows = read_log(folder)
     found = curves(rows, ["loss"])
@@ -55,16 +53,6 @@ def _final_scores(path: Path) -> Dict[str, float]:
         return {name: float(content[name]) for name in ("AP", "AP50")}
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path}: expected JSON with AP and AP50, as eval.py writes it") from None
-
-
-def draw(runs: Mapping[str, Mapping[str, Points]]) -> np.ndarray:
-    """The picture, (H, W, 3) uint8 BGR: a panel each for loss, AP and AP50, a line for each run."""
-    last = int(max(run["loss"][-1][0] for run in runs.values()))
-    panels = []
-    for panel in PANELS:
-        lines = {name: run[panel] for name, run in runs.items() if run.get(panel)}
-        panels.append(draw_panel(panel, lines, last))
-    return np.vstack(panels)
 
 
 def table(runs: Mapping[str, Mapping[str, Points]]) -> List[str]:
@@ -97,10 +85,14 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
     folders: Dict[str, Any] = dict(args.runs)
-    if len(folders) < len(args.runs) or len(folders) > MOST_RUNS:
-        raise UsageError(f"expected at most {MOST_RUNS} runs of different names")
+    if len(folders) < len(args.runs) or len(folders) > MAX_RUNS:
+        raise UsageError(f"expected at most {MAX_RUNS} runs of different names")
     runs = {name: read_run(folder) for name, folder in folders.items()}
-    write_atomically(args.output, cv2.imencode(".png", draw(runs))[1].tobytes())
+    panels = {
+        title: {name: run[title] for name, run in runs.items() if run.get(title)}
+        for title in PANELS
+    }
+    write_png(args.output, plot_panels(panels))
     print("\n".join([*table(runs), str(args.output)]))
 
 
