@@ -16,9 +16,10 @@ HEAD = """<!-- SPDX-License-Identifier: Apache-2.0 -->
 <!-- Made by `python -m docs.make_configuration`; change src/config.py instead. -->
 # Configuration
 
-Every parameter, with its default. `--config NAME` chooses a preset, `--set section.key=value` changes one value and may be
-given several times, `--set test=official` and `--set test=paper` choose how scores become boxes. Lists are written
-`1,2,3`. Wrong names, types and values are refused.
+Every parameter, with its default. `--config NAME` chooses a preset, `--set section.key=value`
+changes one value and may be given several times, `--set test=official` and `--set test=paper`
+choose how scores become boxes. Lists are written `1,2,3`. Wrong names, types and values are
+refused.
 
 Presets: {presets}.
 """
