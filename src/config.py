@@ -6,10 +6,13 @@ Only the standard library is imported here. Section and field names follow the M
 
 import dataclasses
 import json
-from dataclasses import dataclass, field, replace
+import logging
+from dataclasses import dataclass, replace
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
-from .runtime.typed_config import ConfigError, at_least, between, from_dict, override_fields
+from .runtime.typed_config import ConfigError, from_dict, nearest, override_fields, setting
+
+LOG = logging.getLogger("m2det.config")
 
 BACKBONES = (
     "vgg16",
@@ -23,102 +26,177 @@ BACKBONES = (
 )
 
 
+# Limits beyond which nothing sensible lies: a slip of the keyboard gets a line, not a full memory.
+_MANY = 1_000_000
+_LARGEST_INPUT = 4096
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The network. Defaults are the official code's form; the paper's is one option away."""
 
-    backbone: str = field(default="vgg16", metadata={"choices": BACKBONES})
-    input_size: int = at_least(64, 512)  # pixels; images are squashed to a square of this side
-    num_classes: int = at_least(2, 81)  # with background; training counts it in the data
-    planes: int = at_least(16, 256)  # channels of each TUM output
-    num_levels: int = at_least(1, 8)  # TUMs
-    num_scales: int = at_least(2, 6)  # maps of each TUM; fewer where the input is too small
-    smooth: bool = True  # 1x1 convolution after each TUM output
-    sfam: bool = False  # scale-wise attention over the levels
-    shared_squeeze: bool = True  # FFMv2: one squeeze for all levels, or one each (paper)
-    shared_sfam: bool = True  # one pair of SFAM layers for all scales, or one each (paper)
-    upsample: str = field(default="nearest", metadata={"choices": ("nearest", "bilinear")})
-    base_feature: str = field(default="every", metadata={"choices": ("every", "first")})
-    neck: str = field(default="mlfpn", metadata={"choices": ("mlfpn", "ssd", "deconv")})
+    backbone: str = setting("vgg16", "network below", choices=BACKBONES)
+    input_size: int = setting(
+        512, "pixels; images are squashed to a square of this side", 64, _LARGEST_INPUT
+    )
+    num_classes: int = setting(81, "with background; training counts it in the data", 2, 20_000)
+    planes: int = setting(256, "channels of each TUM output", 16, 4096)
+    num_levels: int = setting(8, "TUMs", 1, 64)
+    num_scales: int = setting(6, "maps of each TUM; fewer where the input is too small", 2, 12)
+    smooth: bool = setting(True, "1x1 convolution after each TUM output")
+    sfam: bool = setting(False, "scale-wise attention over the levels")
+    shared_squeeze: bool = setting(True, "FFMv2: one squeeze for all levels, or one each (paper)")
+    shared_sfam: bool = setting(True, "one pair of SFAM layers for all scales, or one each (paper)")
+    upsample: str = setting("nearest", "of the TUMs", choices=("nearest", "bilinear"))
+    base_feature: str = setting(
+        "every", "levels that see the base feature", choices=("every", "first")
+    )
+    neck: str = setting(
+        "mlfpn",
+        "M2Det's pyramid, SSD's maps, or the paper's SSD with deconvolutions",
+        choices=("mlfpn", "ssd", "deconv"),
+    )
 
 
 @dataclass(frozen=True)
 class AnchorConfig:
     """Prior boxes. Empty: the table of the input size, or a derived one (`src/priors.py`)."""
 
-    scales: Tuple[float, ...] = ()  # one per feature map and one more, as a share of the input side
-    steps: Tuple[float, ...] = ()  # pixels between two cells of each feature map
-    ratios: Tuple[Tuple[float, ...], ...] = ((2.0, 3.0),)  # beside 1; a row per map or one for all
-    iou_threshold: float = 0.5  # a prior above it is matched to its best ground truth
+    scales: Tuple[float, ...] = setting(
+        (), "one per feature map and one more, as a share of the input side", most=10, above=0
+    )
+    steps: Tuple[float, ...] = setting(
+        (), "pixels between two cells of each feature map", most=_LARGEST_INPUT, above=0
+    )
+    ratios: Tuple[Tuple[float, ...], ...] = setting(
+        ((2.0, 3.0),),
+        "aspect ratios beside 1; a row per map or one for all",
+        most=100,
+        above=0,
+        count=(1, 100),
+    )
+    iou_threshold: float = setting(
+        0.5, "a prior above it is matched to its best ground truth", most=1, above=0
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    lr: float = at_least(0, 7.5e-4)  # per device when scale_lr is on
-    scale_lr: bool = True  # multiply the learning rate by the number of ranks
-    warmup: float = at_least(0, 5.0)  # epochs
-    per_batch_size: int = at_least(1, 7)
-    gamma: Tuple[float, ...] = (0.5, 0.2, 0.1, 0.1)  # factor applied at each of lr_epochs
-    lr_epochs: Tuple[int, ...] = (90, 110, 130, 150)
-    total_epochs: int = at_least(1, 160)
-    total_steps: int = at_least(0, 0)  # length of the run whatever the data; 0: total_epochs
-    num_workers: int = at_least(1, 3)
-    schedule: str = field(default="step", metadata={"choices": ("step", "cosine")})
-    empty_image_negatives: int = at_least(0, 3)  # mined from an image without boxes; official 0
-    save_epochs: int = at_least(1, 1)  # a checkpoint every so many epochs, and one at the end
-    save_steps: int = at_least(0, 0)  # and one every so many steps; 0: none
-    keep_checkpoints: int = at_least(1, 5)
-    max_bad_steps: int = at_least(1, 20)  # steps running without a finite gradient that end a run
-    accumulate: int = at_least(1, 1)  # batches whose gradients make one step
-    ema: float = between(0, 0.999999, 0.0)  # share of the old average that stays; 0: no average
-    freeze_backbone: bool = False  # neither its weights nor its BatchNorm change
-    freeze_stages: int = at_least(0, 0)  # the same of its first parts; ResNet: stem, layer1, ...
-    # BatchNorm that keeps its statistics, gamma and beta
-    freeze_batch_norm: str = field(
-        default="none", metadata={"choices": ("none", "backbone", "all")}
+    """Length, schedule and batches of a run; what is frozen; when it is scored and saved."""
+
+    lr: float = setting(7.5e-4, "learning rate; per device when scale_lr is on", 0, 1000)
+    scale_lr: bool = setting(True, "multiply the learning rate by the number of ranks")
+    warmup: float = setting(5.0, "epochs of rising learning rate", 0, _MANY)
+    per_batch_size: int = setting(7, "images of a batch on each device", 1, 4096)
+    gamma: Tuple[float, ...] = setting(
+        (0.5, 0.2, 0.1, 0.1), "factor applied at each of lr_epochs", 0, 10
     )
-    sync_batch_norm: bool = False  # statistics of the batch over all ranks
-    # O0: float32; O2: float16 but for BatchNorm; O3: float16 altogether
-    amp_level: str = field(default="O0", metadata={"choices": ("O0", "O2", "O3")})
-    eval_epochs: int = at_least(0, 0)  # score `eval_split` every so many epochs
-    eval_times: int = at_least(0, 0)  # or about so often in the whole run, if the data have it
-    eval_split: str = "val"
-    early_stop: int = at_least(0, 0)  # scorings without a better AP that end a run; 0: never
+    lr_epochs: Tuple[int, ...] = setting(
+        (90, 110, 130, 150), "epochs at which the step schedule changes the rate", 0, _MANY
+    )
+    total_epochs: int = setting(160, "length of the run", 1, _MANY)
+    total_steps: int = setting(
+        0, "length of the run whatever the data; 0: total_epochs", 0, 100 * _MANY
+    )
+    num_workers: int = setting(3, "processes or threads that read images", 1, 512)
+    schedule: str = setting("step", "of the learning rate", choices=("step", "cosine"))
+    empty_image_negatives: int = setting(
+        3, "mined from an image without boxes; official 0", 0, _MANY
+    )
+    save_epochs: int = setting(1, "a checkpoint every so many epochs, and one at the end", 1, _MANY)
+    save_steps: int = setting(0, "and one every so many steps; 0: none", 0, 100 * _MANY)
+    keep_checkpoints: int = setting(5, "the newest ones that stay", 1, _MANY)
+    max_bad_steps: int = setting(
+        20, "consecutive steps without a finite gradient that end a run", 1, _MANY
+    )
+    accumulate: int = setting(1, "batches whose gradients make one step", 1, 10_000)
+    ema: float = setting(0.0, "decay of the moving average of weights; 0: no average", 0, 0.999999)
+    freeze_backbone: bool = setting(False, "neither its weights nor its BatchNorm change")
+    freeze_stages: int = setting(
+        0, "the same of its first parts; ResNet: stem, layer1, ...", 0, 100
+    )
+    freeze_batch_norm: str = setting(
+        "none",
+        "BatchNorm that keeps its statistics, gamma and beta",
+        choices=("none", "backbone", "all"),
+    )
+    sync_batch_norm: bool = setting(False, "statistics of the batch over all ranks")
+    amp_level: str = setting(
+        "O0",
+        "O0: float32; O2: float16 but for BatchNorm; O3: float16 altogether",
+        choices=("O0", "O2", "O3"),
+    )
+    eval_epochs: int = setting(0, "score `eval_split` every so many epochs", 0, _MANY)
+    eval_times: int = setting(
+        0, "or about so often in the whole run, if the data have it", 0, _MANY
+    )
+    eval_split: str = setting("val", "split that is scored while training")
+    early_stop: int = setting(0, "scorings without a better AP that end a run; 0: never", 0, _MANY)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    strict: bool = False  # an unreadable image ends the run instead of being reported and replaced
-    allow_links: bool = False  # follow links that lead out of the data set
-    augment: bool = True  # false: images are only resized, and no box is too small to train on
-    random_interpolation: bool = False  # one of five for each image, as in the official code
-    most_expand: float = at_least(1, 4.0)  # sides of the image the canvas around it may have
-    crop_share: float = between(0, 1, 1.0)  # of the images that the random crop is tried on
-    vertical_flip: bool = False  # for images without up and down: from microscopes, from the air
-    mosaic: float = 0.0  # probability of a training image made of four
-    mixup: float = 0.0  # probability of a training image blended with another
-    multi_scale: Tuple[int, ...] = ()  # input sizes to take turns; each is compiled once
-    mean_bgr: Tuple[float, ...] = (104.0, 117.0, 123.0)
+    """Reading and augmenting images."""
+
+    strict: bool = setting(
+        False, "an unreadable image ends the run instead of being reported and replaced"
+    )
+    allow_links: bool = setting(False, "follow links that lead out of the data set")
+    augment: bool = setting(
+        True, "false: images are only resized, and no box is too small to train on"
+    )
+    random_interpolation: bool = setting(
+        False, "one of five for each image, as in the official code"
+    )
+    max_expand_ratio: float = setting(
+        4.0, "sides of the image the canvas around it may have", 1, 16
+    )
+    crop_prob: float = setting(1.0, "probability that the random crop is tried", 0, 1)
+    vertical_flip: bool = setting(
+        False, "for images without up and down: from microscopes, from the air"
+    )
+    mosaic: float = setting(0.0, "probability of a training image made of four", 0, 1)
+    mixup: float = setting(0.0, "probability of a training image blended with another", 0, 1)
+    multi_scale: Tuple[int, ...] = setting(
+        (), "input sizes to take turns; each is compiled once", 64, _LARGEST_INPUT, count=(0, 32)
+    )
+    mean_bgr: Tuple[float, ...] = setting(
+        (104.0, 117.0, 123.0), "subtracted from the pixels", 0, 255, count=(3, 3)
+    )
 
 
 @dataclass(frozen=True)
 class TestConfig:
+    """From the network's outputs to boxes."""
+
     __test__ = False  # not a pytest class
 
-    topk: int = at_least(0, 0)  # boxes kept per image; 0 keeps all
-    iou: float = 0.45  # lands in the sigma of linear soft-NMS, as in the official code
-    soft_nms: bool = True
-    soft_nms_method: str = field(default="linear", metadata={"choices": ("linear", "gaussian")})
-    sigma: float = at_least(0.001, 0.5)  # of gaussian soft-NMS
-    class_agnostic: bool = False  # boxes of different classes suppress each other
-    score_threshold: float = 0.1
-    keep_per_class: int = at_least(1, 50)
-    batch_size: int = at_least(1, 1)
-    multi_scale: Tuple[int, ...] = ()  # input sizes whose boxes are put together; empty: one
-    flip: bool = False  # look at the mirrored image as well
-    merge: str = field(default="wbf", metadata={"choices": ("wbf", "soft_nms")})
-    tile_px: int = at_least(0, 0)  # side of the tiles of large images; 0: no tiles
-    tile_overlap: float = at_least(0, 0.25)  # of two tiles, as a share of the side
+    topk: int = setting(0, "boxes kept per image; 0 keeps all", 0, _MANY)
+    iou: float = setting(
+        0.45, "lands in the sigma of linear soft-NMS, as in the official code", 0, 1
+    )
+    soft_nms: bool = setting(True, "or hard NMS")
+    soft_nms_method: str = setting(
+        "linear", "how scores fall with the overlap", choices=("linear", "gaussian")
+    )
+    sigma: float = setting(0.5, "of gaussian soft-NMS", 0.001, 1000)
+    class_agnostic: bool = setting(False, "boxes of different classes suppress each other")
+    score_threshold: float = setting(0.1, "boxes below it are left out", 0, 1)
+    keep_per_class: int = setting(50, "boxes kept per class and image", 1, _MANY)
+    batch_size: int = setting(1, "images the network sees at once", 1, 4096)
+    multi_scale: Tuple[int, ...] = setting(
+        (),
+        "input sizes whose boxes are put together; empty: one",
+        64,
+        _LARGEST_INPUT,
+        count=(0, 32),
+    )
+    flip: bool = setting(False, "look at the mirrored image as well")
+    merge: str = setting(
+        "wbf", "of several views' boxes; wbf: weighted boxes fusion", choices=("wbf", "soft_nms")
+    )
+    tile_px: int = setting(0, "side of the tiles of large images; 0: no tiles", 0, 100_000)
+    tile_overlap: float = setting(0.25, "of two tiles, as a share of the side", 0, 0.9)
 
 
 # `test=NAME` on the command line sets these: the form of the official code, and that of the paper's
@@ -135,27 +213,42 @@ TEST_PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    type: str = field(default="SGD", metadata={"choices": ("SGD", "AdamW")})
-    momentum: float = between(0, 0.999999, 0.9)  # of AdamW: its first beta
-    beta2: float = between(0, 0.999999, 0.999)  # of AdamW
-    weight_decay: float = at_least(0, 5e-5)
-    decay_bias_and_norm: bool = False  # weight decay on biases and BatchNorm, too
-    loss_scale: float = at_least(1e-6, 1.0)  # with float16: where it starts, 65536 if this is 1
-    dampening: float = between(0, 1, 0.0)
-    backbone_lr: float = at_least(0, 1.0)  # factor on the learning rate of the backbone
-    clip_grad_norm: float = at_least(0, 4.0)  # global norm over all parameters; 0: no clipping
+    """The update of the weights."""
+
+    type: str = setting("SGD", "which", choices=("SGD", "AdamW"))
+    momentum: float = setting(0.9, "of AdamW: its first beta", 0, 0.999999)
+    beta2: float = setting(0.999, "of AdamW", 0, 0.999999)
+    weight_decay: float = setting(5e-5, "L2 for SGD, decoupled for AdamW", 0, 100)
+    decay_bias_and_norm: bool = setting(False, "weight decay on biases and BatchNorm, too")
+    loss_scale: float = setting(
+        1.0, "with float16: where it starts, 65536 if this is 1", 1e-6, 1e12
+    )
+    dampening: float = setting(0.0, "of SGD's momentum", 0, 1)
+    backbone_lr: float = setting(1.0, "factor on the learning rate of the backbone", 0, 1000)
+    clip_grad_norm: float = setting(4.0, "global norm over all parameters; 0: no clipping", 0, 1e12)
 
 
 @dataclass(frozen=True)
 class Config:
+    """Everything. `model.num_classes` is counted in the data."""
+
     model: ModelConfig = ModelConfig()
     anchors: AnchorConfig = AnchorConfig()
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
     test: TestConfig = TestConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    random_seed: Optional[int] = None  # None: no shuffling, as in the model zoo
-    experiment_tag: str = "m2det"
+    random_seed: Optional[int] = setting(
+        None, "none: no shuffling, as in the model zoo", 0, 2**32 - 1
+    )
+    experiment_tag: str = setting("m2det", "folder of the run below --train_url", name=True)
+
+
+# Keys that were called otherwise before.
+RENAMED: Mapping[str, str] = {
+    "data.most_expand": "data.max_expand_ratio",
+    "data.crop_share": "data.crop_prob",
+}
 
 
 def _preset(tag: str, random_seed: Optional[int] = None, **sections: Mapping[str, Any]) -> Config:
@@ -203,7 +296,7 @@ _PHOTOS_TRAIN = {
     **{"freeze_stages": 2, "freeze_batch_norm": "backbone"},
 }
 # For training on a CPU: short runs cannot learn from much zooming.
-_SHORT_DATA = {"most_expand": 1.5, "crop_share": 0.3}
+_SHORT_DATA = {"max_expand_ratio": 1.5, "crop_prob": 0.3}
 _ADAM = {"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0}
 # SSD300 as in the PyTorch tutorials: 8,732 priors, 4 or 6 a cell.
 _SSD300_ANCHORS = {
@@ -259,7 +352,8 @@ def get_config(name: str, overrides: Sequence[str] = ()) -> Config:
         ConfigError: unknown preset or key, or wrong type of value; the message lists the choices.
     """
     if name not in PRESETS:
-        raise ConfigError(f"unknown config {name!r}; choose from {', '.join(PRESETS)}")
+        near = nearest(name, list(PRESETS))
+        raise ConfigError(f"unknown config {name!r}{near}; choose from {', '.join(PRESETS)}")
     return override(PRESETS[name], overrides)
 
 
@@ -274,8 +368,18 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
         if key.strip() == "test" and name.strip() in TEST_PRESETS:
             config = replace(config, test=replace(config.test, **TEST_PRESETS[name.strip()]))
         else:
-            config = override_fields(config, [text])
+            config = override_fields(config, [_renamed(text)])
     return config
+
+
+def _renamed(text: str) -> str:
+    """An override with the key's name of today."""
+    key, equals, value = text.partition("=")
+    new = RENAMED.get(key.strip())
+    if new is None:
+        return text
+    LOG.warning("%s is called %s now", key.strip(), new)
+    return f"{new}{equals}{value}"
 
 
 def to_json(config: Config) -> str:
@@ -291,8 +395,15 @@ def from_json(text: str) -> Config:
     """
     try:
         values = json.loads(text)
+    except RecursionError:
+        raise ConfigError("not a configuration: nested too deeply") from None
     except ValueError as error:
         raise ConfigError(f"not JSON: {error}") from None
+    for old, new in RENAMED.items():
+        section, key = old.split(".")
+        part = values.get(section) if isinstance(values, dict) else None
+        if isinstance(part, dict) and key in part:
+            part[new.split(".")[1]] = part.pop(key)
     return from_dict(Config, values)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import pytest
 
 from src.config import PRESETS, Config, ConfigError, default_preset, from_json, get_config, to_json
+from src.runtime.typed_config import keys_of
 
 
 def test_presets_of_the_model_zoo_are_there():
@@ -63,7 +64,8 @@ def test_overrides_leave_the_preset_alone():
     ("overrides", "named"),
     [
         (["model.plane=3"], "model.planes"),
-        (["modl.planes=3"], "optimizer"),
+        (["modl.planes=3"], "did you mean model.planes"),
+        (["xyzzy=3"], "optimizer"),
         (["model=3"], "model.backbone"),
         (["model.planes"], "section.key=value"),
         (["model.planes=many"], "a whole number"),
@@ -76,6 +78,35 @@ def test_overrides_leave_the_preset_alone():
         (["train.lr=nan"], "a number"),
         (["train.gamma=a,b"], "train.gamma"),
         (["random_seed.x=1"], "random_seed"),
+        (["lr=1"], r"did you mean train\.lr\?"),
+        (["train.learning_rate=1"], r"train\.lr"),
+        (["random_seed=-1"], "at least 0"),
+        (["experiment_tag=../x"], "name for a folder"),
+        (["experiment_tag="], "name for a folder"),
+        (["train.lr=NaN"], "a number"),
+        (["train.lr=1e400"], "a number"),
+        (["train.lr=-Infinity"], "a number"),
+        ([f"train.lr=1{400 * '0'}"], "a number"),
+        ([f"train.total_steps=1{9999 * '0'}"], "a whole number"),
+        (["train.gamma=0.1,NaN"], "a list|a number"),
+        (["train.gamma=-1"], "at least 0"),
+        (["data.mosaic=7"], "at most 1"),
+        (["data.mosaic=-1"], "at least 0"),
+        (["data.mixup=1.5"], "at most 1"),
+        (["data.mean_bgr=104,117"], "must hold 3 values, not 2"),
+        (["data.multi_scale=0"], "at least 64"),
+        (["anchors.iou_threshold=2"], "at most 1"),
+        (["anchors.iou_threshold=0"], "above 0"),
+        (["anchors.ratios=[[]]"], "at least 1 values"),
+        (["anchors.ratios=[]"], "at least 1 values"),
+        (["anchors.ratios=[[-1]]"], "above 0"),
+        (["anchors.scales=0.1,-0.2"], "above 0"),
+        (["test.score_threshold=2"], "at most 1"),
+        (["test.tile_overlap=1"], "at most 0.9"),
+        (["train.total_steps=99999999999999"], "at most"),
+        (["train.per_batch_size=1000000"], "at most"),
+        (["model.input_size=100000"], "at most"),
+        (["model.num_levels=100000"], "at most"),
     ],
 )
 def test_bad_overrides_name_what_was_expected(overrides, named):
@@ -95,7 +126,11 @@ def test_json_round_trip(config):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"model": 3}', '{"model": {"x": 1}}', '{"train": {"lr": "a"}}']
+    "text",
+    [
+        *("", "[]", '{"model": 3}', '{"model": {"x": 1}}', '{"train": {"lr": "a"}}'),
+        *('{"train": {"lr": NaN}}', '{"train": {"lr": 1e400}}', "[" * 100_000),
+    ],
 )
 def test_damaged_json_is_refused(text):
     with pytest.raises(ConfigError):
@@ -120,3 +155,23 @@ def test_named_forms_of_the_test_section():
 def test_what_is_trained_where_nothing_is_named_is_a_preset_the_device_can_train():
     assert PRESETS[default_preset("CPU")].model.backbone == "resnet18_slim"
     assert PRESETS[default_preset("GPU")].model.backbone == "vgg16"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [("most_expand", "max_expand_ratio", 2.5), ("crop_share", "crop_prob", 0.25)],
+)
+def test_old_keys_are_taken_with_a_word_of_warning(old, new, value, caplog):
+    assert getattr(get_config("m2det_tiny", [f"data.{old}={value}"]).data, new) == value
+    assert caplog.messages == [f"data.{old} is called data.{new} now"]
+    assert getattr(from_json(f'{{"data": {{"{old}": {value}}}}}').data, new) == value
+
+
+def test_every_key_says_what_it_is():
+    for key in keys_of(Config):
+        kind = Config
+        *sections, name = key.split(".")
+        for section in sections:
+            kind = type(getattr(kind, section))
+        declared = {field.name: field for field in dataclasses.fields(kind)}[name]
+        assert declared.metadata["about"], key

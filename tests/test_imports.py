@@ -72,7 +72,7 @@ def test_the_pure_rooms_import_no_framework(room):
 def test_the_configuration_needs_the_standard_library_only():
     for path in (SRC / "config.py", SRC / "runtime" / "typed_config.py"):
         names, parts = imports_of(path)
-        assert names <= {"dataclasses", "json", "math", "typing", "src"}
+        assert names <= {"dataclasses", "difflib", "json", "logging", "math", "re", "typing", "src"}
         ours = {("runtime", "typed_config"), ("runtime", "errors")}
         assert {part[:2] for part in parts} <= ours
 

@@ -32,7 +32,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "a squeeze for each TUM": ("model.shared_squeeze=false",),
     "the usual anchors": ("anchors.scales=", "anchors.ratios=[[2.0,3.0]]"),
     "never upside down": ("data.vertical_flip=false",),
-    "crop and zoom out as in SSD": ("data.crop_share=1", "data.most_expand=4"),
+    "crop and zoom out as in SSD": ("data.crop_prob=1", "data.max_expand_ratio=4"),
     "without an average of the weights": ("train.ema=0",),
     "SGD": ("optimizer.type=SGD", "optimizer.weight_decay=5e-4", "train.lr=0.01"),
     "batches twice as large": ("train.per_batch_size={twice}", "train.total_steps={half}"),

@@ -2,27 +2,46 @@
 """Typed `section.key=value` overrides of nested frozen dataclasses, with checks.
 
 The types and limits stand in the dataclasses; nothing here knows what the keys mean. A field's
-metadata may hold "min", "max" and "choices".
+metadata is what `setting` puts there.
 """
 
 import dataclasses
+import difflib
 import json
 import math
+import re
 import typing
 from dataclasses import field, replace
-from typing import Any, Dict, Mapping, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 from .errors import M2DetError
 
-
-def at_least(minimum: float, default: Any) -> Any:
-    """A field whose number (or each of them) must not be below `minimum`."""
-    return field(default=default, metadata={"min": minimum})
+_NAME = re.compile(r"(?!\.\.?$)[^/\\]{1,200}")  # of one folder
 
 
-def between(minimum: float, maximum: float, default: Any) -> Any:
-    """A field whose number must lie in [minimum, maximum]."""
-    return field(default=default, metadata={"min": minimum, "max": maximum})
+def setting(
+    default: Any,
+    about: str,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    choices: Sequence[str] = (),
+    count: Tuple[float, float] = (0, math.inf),
+    name: bool = False,
+) -> Any:
+    """A field of a configuration.
+
+    Args:
+        default: its value where nothing else is asked for.
+        about: what it is, in a few words, for lists of keys.
+        least, most: ends of the range of its number, or of each of its numbers.
+        above: what they must exceed.
+        choices: the texts it may be; empty: any.
+        count: how few and how many values a list may have.
+        name: the text names a folder.
+    """
+    limits = {"least": least, "most": most, "above": above, "count": count, "name": name}
+    return field(default=default, metadata={"about": about, "choices": choices, **limits})
 
 
 class ConfigError(M2DetError, ValueError):
@@ -38,8 +57,11 @@ def override_fields(node: Any, overrides: Sequence[str]) -> Any:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"override {text!r} is not of the form section.key=value")
-        node = _set(node, key.strip(), value.strip())
+            raise ConfigError(f"override {_short(text)} is not of the form section.key=value")
+        known, key = keys_of(type(node)), key.strip()
+        if not any(name == key or f"{name}.".startswith(f"{key}.") for name in known):
+            raise ConfigError(f"unknown key {_short(key)}{nearest(key, known) or _sections(node)}")
+        node = _set(node, key, value.strip())
     return node
 
 
@@ -50,7 +72,9 @@ def from_dict(cls: type, values: Any, prefix: str = "") -> Any:
         ConfigError: unknown key or wrong type of value.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{prefix[:-1] or 'the configuration'} must hold keys, not {values!r}")
+        raise ConfigError(
+            f"{prefix[:-1] or 'the configuration'} must hold keys, not {_short(values)}"
+        )
     made: Dict[str, Any] = {}
     for key, value in values.items():
         declared, kind = _field(cls, key, prefix)
@@ -71,8 +95,6 @@ def _set(node: Any, key: str, text: str, prefix: str = "") -> Any:
             keys = ", ".join(f"{path}.{f.name}" for f in dataclasses.fields(kind))
             raise ConfigError(f"{path} is a section; set one of {keys}")
         return replace(node, **{head: _set(getattr(node, head), rest, text, f"{path}.")})
-    if rest:
-        raise ConfigError(f"unknown key {prefix + key!r}; {path} has no parts")
     return replace(node, **{head: _check(_parse(text, kind), kind, path, declared.metadata)})
 
 
@@ -80,8 +102,8 @@ def _field(cls: type, key: str, prefix: str) -> Tuple[Any, Any]:
     """The declaration and resolved type of field `key` of a dataclass."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     if key not in fields:
-        choices = ", ".join(prefix + name for name in fields)
-        raise ConfigError(f"unknown key {prefix + key!r}; choose from {choices}")
+        near = nearest(prefix + key, [prefix + name for name in fields])
+        raise ConfigError(f"unknown key {_short(prefix + key)}{near}")
     return fields[key], typing.get_type_hints(cls)[key]
 
 
@@ -102,25 +124,86 @@ def _parse(text: str, kind: Any) -> Any:
 def _check(value: Any, kind: Any, path: str, metadata: Mapping[str, Any]) -> Any:
     """`value` as `kind`, or a ConfigError. Whole numbers are taken where any number is declared."""
     choices = metadata.get("choices")
-    if choices is not None and value not in choices:
-        raise ConfigError(f"{path} must be one of {', '.join(choices)}, not {value!r}")
+    if choices and value not in choices:
+        raise ConfigError(f"{path} must be one of {', '.join(choices)}, not {_short(value)}")
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Union:
         return None if value is None else _check(value, arguments[0], path, metadata)
     if origin is tuple and isinstance(value, (list, tuple)):
+        few, many = metadata.get("count", (0, math.inf))
+        if not few <= len(value) <= many:
+            wanted = f"at least {few}" if len(value) < few else f"at most {many}"
+            wanted = str(few) if few == many else wanted
+            raise ConfigError(f"{path} must hold {wanted} values, not {len(value)}")
         return tuple(_check(item, arguments[0], path, metadata) for item in value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and number and math.isfinite(value):
+    if number and not _finite(value):
+        raise ConfigError(f"{path} must be {_describe(kind)}, not {_short(value)}")
+    if kind is float and number:
         value = float(value)
-    elif not isinstance(value, kind if isinstance(kind, type) else ()) or (
+    if not isinstance(value, kind if isinstance(kind, type) else ()) or (
         isinstance(value, bool) and kind is not bool
     ):
-        raise ConfigError(f"{path} must be {_describe(kind)}, not {value!r}")
-    if number and value < metadata.get("min", -math.inf):
-        raise ConfigError(f"{path} must be at least {metadata['min']}, not {value!r}")
-    if number and value > metadata.get("max", math.inf):
-        raise ConfigError(f"{path} must be at most {metadata['max']}, not {value!r}")
+        raise ConfigError(f"{path} must be {_describe(kind)}, not {_short(value)}")
+    if number:
+        _check_range(value, path, metadata)
+    name = str(value)
+    if metadata.get("name") and (not _NAME.fullmatch(name) or not name.isprintable()):
+        raise ConfigError(f"{path} must be a name for a folder, not {_short(value)}")
     return value
+
+
+def _check_range(value: float, path: str, metadata: Mapping[str, Any]) -> None:
+    if value < metadata.get("least", -math.inf):
+        raise ConfigError(f"{path} must be at least {metadata['least']}, not {_short(value)}")
+    if value > metadata.get("most", math.inf):
+        raise ConfigError(f"{path} must be at most {metadata['most']}, not {_short(value)}")
+    if value <= metadata.get("above", -math.inf):
+        raise ConfigError(f"{path} must be above {metadata['above']}, not {_short(value)}")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of thousands of digits
+        return "a number too long to print"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _sections(node: Any) -> str:
+    return f"; its first part is one of {', '.join(f.name for f in dataclasses.fields(node))}"
+
+
+def keys_of(cls: type, prefix: str = "") -> List[str]:
+    """Every dotted key of the dataclass `cls`, in order."""
+    found: List[str] = []
+    kinds = typing.get_type_hints(cls)
+    for declared in dataclasses.fields(cls):
+        kind = kinds[declared.name]
+        if dataclasses.is_dataclass(kind):
+            found += keys_of(typing.cast(type, kind), f"{prefix}{declared.name}.")
+        else:
+            found.append(prefix + declared.name)
+    return found
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """ ": did you mean ...?" for the name nearest to `word`, or nothing."""
+    section, _, name = word.rpartition(".")
+    initials = "".join(part[:1] for part in name.split("_"))  # learning_rate is lr
+    found = [k for k in known if k in (initials, f"{section}.{initials}")]
+    found = found or difflib.get_close_matches(word, known, 1, 0.55)
+    if not found:  # the right word in the wrong section, or without one
+        last = {k.rpartition(".")[2]: k for k in reversed(known)}
+        found = [last[k] for k in difflib.get_close_matches(name, list(last), 1, 0.6)]
+    return f": did you mean {found[0]}?" if found else ""
 
 
 def _describe(kind: Any) -> str:

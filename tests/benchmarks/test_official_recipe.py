@@ -57,7 +57,7 @@ def test_settings():
     assert (found.train.per_batch_size, found.train.accumulate) == (24, 1)  # one step of ours
     assert found.test == ours.test
     assert found.anchors.scales == ()
-    assert (found.data.most_expand, found.data.crop_share) == (4.0, 1.0)
+    assert (found.data.max_expand_ratio, found.data.crop_prob) == (4.0, 1.0)
     assert found.data.random_interpolation
     assert (found.optimizer.type, found.optimizer.momentum) == ("SGD", 0.9)
     assert (found.optimizer.weight_decay, found.optimizer.clip_grad_norm) == (5e-4, 0.0)
