@@ -146,7 +146,7 @@ def _check(value: Any, kind: Any, path: str, metadata: Mapping[str, Any]) -> Any
     ):
         raise ConfigError(f"{path} must be {_describe(kind)}, not {_short(value)}")
     if number:
-        _check_range(value, path, metadata)
+        _check_range(typing.cast(float, value), path, metadata)
     name = str(value)
     if metadata.get("name") and (not _NAME.fullmatch(name) or not name.isprintable()):
         raise ConfigError(f"{path} must be a name for a folder, not {_short(value)}")
