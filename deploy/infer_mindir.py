@@ -4,6 +4,7 @@ Needs mindspore, numpy and opencv-python-headless, and nothing else of this proj
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -93,7 +94,8 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("detections"))
     parser.add_argument("--score_threshold", type=float, default=0.3, help="lowest score shown")
     args = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
     run, about = load(args.network)
     args.output.mkdir(parents=True, exist_ok=True)
     for path in args.images:

@@ -125,7 +125,7 @@ def our_network(case: Case, folder: Path) -> Tuple[Any, Any]:
     return config, load_network(config, folder / case.weights / "weights.ckpt")
 
 
-def our_step(config: Any, net: Any) -> Callable[..., Any]:
+def our_step(config: Any, net: Any) -> Any:
     """The training step that train.py compiles, at a learning rate of 1e-6."""
     from src.training.builders import build_optimizer_for, build_step, prepare_network
 

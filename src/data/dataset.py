@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import re
-from typing import Any, Iterator, Tuple, Union
+from typing import Any, Generator, Tuple, Union
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def build_train_dataset(
     )
 
 
-def batches(dataset: Any) -> Iterator[Tuple[np.ndarray, ...]]:
+def batches(dataset: Any) -> Generator[Tuple[np.ndarray, ...], None, None]:
     """The batches of a pipeline as NumPy arrays, with a reader's error as itself.
 
     Raises:

@@ -7,7 +7,7 @@ decay factors of 1, so that weights and moments keep every bit, without a branch
 gradients of such a step must be zeros.
 """
 
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 import mindspore as ms
 import numpy as np
@@ -30,7 +30,7 @@ class Optimizer(nn.Cell):
         self,
         parameters: Sequence[Parameter],
         decays: Sequence[float],
-        learning_rates: Sequence[float],
+        learning_rates: Union[Sequence[float], np.ndarray],
         lr_factors: Sequence[float] = (),
     ) -> None:
         super().__init__(auto_prefix=False)  # parameters keep their names
@@ -81,7 +81,7 @@ class SGD(Optimizer):
         self,
         parameters: Sequence[Parameter],
         decays: Sequence[float],
-        learning_rates: Sequence[float],
+        learning_rates: Union[Sequence[float], np.ndarray],
         momentum: float = 0.9,
         dampening: float = 0.0,
         lr_factors: Sequence[float] = (),
@@ -137,7 +137,7 @@ class AdamW(Optimizer):
         self,
         parameters: Sequence[Parameter],
         decays: Sequence[float],
-        learning_rates: Sequence[float],
+        learning_rates: Union[Sequence[float], np.ndarray],
         beta1: float = 0.9,
         beta2: float = 0.999,
         lr_factors: Sequence[float] = (),
@@ -181,7 +181,7 @@ def weight_decays(
 
 def build_optimizer(
     model: nn.Cell,
-    learning_rates: Sequence[float],
+    learning_rates: Union[Sequence[float], np.ndarray],
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     dampening: float = 0.0,

@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import mindspore as ms
 import numpy as np
@@ -49,7 +49,7 @@ class Run:
         callbacks: told of every step.
     """
 
-    learning_rates: Sequence[float]
+    learning_rates: Union[Sequence[float], np.ndarray]
     num_images: int
     images_per_step: int
     start_step: int = 0

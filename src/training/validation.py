@@ -48,7 +48,7 @@ class SplitScorer:
         self._model, self._make_detector = model, make_detector
         self._detector: Optional[Detector] = None
         self._data, self._category_ids = data, category_ids
-        self._sizes = {"batch_size": batch_size, "num_workers": num_workers}
+        self._batch_size, self._num_workers = batch_size, num_workers
         self._rank, self._world_size = rank, world_size
         self._stopping = stopping
 
@@ -80,7 +80,13 @@ class SplitScorer:
 
         assert self._detector is not None
         detect_split(
-            self._detector, self._data, self._own(), self._category_ids, keep, **self._sizes
+            self._detector,
+            self._data,
+            self._own(),
+            self._category_ids,
+            keep,
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
         )
         return not self._stopping()
 
