@@ -25,6 +25,7 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
         DeviceError: the device is not there.
     """
     ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_recursion_limit(10000)  # loops over all weights are unrolled: ResNets have hundreds
     if target == "CPU":
         ms.set_context(runtime_num_threads=thread_count())
     try:
