@@ -41,7 +41,10 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--distribute", action="store_true", help="one of several msrun ranks")
     parser.add_argument("--log_interval", type=int, default=10, help="steps between log lines")
     add_common_arguments(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.log_interval < 1:
+        parser.error(f"--log_interval must be at least 1, not {args.log_interval}")
+    return args
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

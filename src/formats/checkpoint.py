@@ -53,14 +53,19 @@ def resolve_config(name: Optional[str], overrides: Sequence[str], checkpoint: Pa
 
     Raises:
         ConfigError: unknown names or values, or no `config.json` beside the checkpoint.
+        CheckpointError: no checkpoint there either.
     """
     if name is not None:
         return get_config(name, overrides)
     path = checkpoint.parent / CONFIG_NAME
     if not path.is_file():
+        if not checkpoint.is_file():
+            raise CheckpointError(f"checkpoint {checkpoint} not found")
         raise ConfigError(f"{path} not found; give the preset with --config")
     try:
         return override(from_json(path.read_text(encoding="utf-8")), overrides)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected UTF-8") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -86,9 +91,15 @@ def load_labels(checkpoint: Path) -> Optional[Labels]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = tuple(str(name) for name in content["class_names"])
-        return Labels(names, tuple(int(number) for number in content["category_ids"]))
-    except (ValueError, KeyError, TypeError):
+        numbers = tuple(int(number) for number in content["category_ids"])
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         raise CheckpointError(f"{path}: expected JSON with class_names and category_ids") from None
+    if len(names) != len(numbers):
+        raise CheckpointError(f"{path}: {len(names)} class_names and {len(numbers)} category_ids")
+    odd = [name for name in names if not name or not name.isprintable()]
+    if odd:
+        raise CheckpointError(f"{path}: class name {odd[0]!r} is empty or holds control characters")
+    return Labels(names, numbers)
 
 
 def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
@@ -154,7 +165,7 @@ def load_weights(net: nn.Cell, path: Any, prefix: str = "") -> None:
         prefix: only names that start with it are looked at, e.g. "backbone.".
 
     Raises:
-        CheckpointError: missing or damaged file, or any mismatch; the message names them all.
+        CheckpointError: missing or damaged file, or any mismatch; the first three are named.
     """
     import mindspore as ms
 
@@ -175,9 +186,23 @@ def load_weights(net: nn.Cell, path: Any, prefix: str = "") -> None:
         if p.dtype.is_floating_point and not np.isfinite(p.asnumpy()).all()
     ]
     if problems:
-        raise CheckpointError(f"{path} does not fit the network: {'; '.join(problems)}")
+        raise CheckpointError(f"{path} does not fit the network: {_few(problems)}{_made_for(path)}")
     for name, parameter in own.items():
         parameter.set_data(ms.Tensor(weights[name].asnumpy(), parameter.dtype))
+
+
+def _few(problems: Sequence[str], shown: int = 3) -> str:
+    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+    return "; ".join(problems[:shown]) + more
+
+
+def _made_for(path: Path) -> str:
+    """The preset a checkpoint was trained with, as its neighbour says, for an error's end."""
+    try:
+        tag = from_json((path.parent / CONFIG_NAME).read_text(encoding="utf-8")).experiment_tag
+    except (OSError, ValueError):
+        return ""
+    return f" (it was made with {tag}, see {path.parent / CONFIG_NAME})"
 
 
 def mismatches(

@@ -2,6 +2,7 @@
 """Choosing the device, joining the ranks, seeds."""
 
 import ctypes
+import os
 from typing import Optional, Tuple
 
 import mindspore as ms
@@ -9,9 +10,13 @@ import numpy as np
 from mindspore.communication import get_group_size, get_rank, init
 
 from .cpu_settings import thread_count
-from .errors import M2DetError
+from .errors import M2DetError, UsageError
 from .gpu.workarounds import set_gpu_context
 from .graph_cache.cached_cell import open_cache
+
+
+# One of them is set by msrun, by mpirun, and for Ascend's rank tables.
+RANK_VARIABLES = ("MS_ROLE", "OMPI_COMM_WORLD_RANK", "RANK_ID")
 
 
 class DeviceError(M2DetError, ValueError):
@@ -23,7 +28,13 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
 
     Raises:
         DeviceError: the device is not there.
+        UsageError: `distribute` without a launcher.
     """
+    if distribute and not any(name in os.environ for name in RANK_VARIABLES):
+        raise UsageError(
+            "--distribute is for the ranks of a launcher: scripts/run_distributed_train_gpu.sh or"
+            " python -m src.runtime.launch --ranks N"
+        )
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_recursion_limit(10000)  # loops over all weights are unrolled: ResNets have hundreds
     if target == "CPU":

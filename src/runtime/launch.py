@@ -26,6 +26,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 import psutil
 
 from .errors import M2DetError, UsageError
+from .stop_signal import SIGNALS
 
 GRACE_SECONDS = 60.0  # for the ranks to end after a signal
 SCHEDULER_SECONDS = 30.0  # for msrun and its scheduler to end when no rank is left
@@ -138,7 +139,7 @@ class Launcher:
             start_new_session=True,
             errors="replace",
         )
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
         reader = threading.Thread(target=self._echo, args=(process,), daemon=True)
         try:
             for number in before:

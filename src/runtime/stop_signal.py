@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGINT: the step that runs is finished and saved, then the process ends.
+"""SIGTERM, SIGINT, SIGHUP: the step that runs is finished and saved, then the process ends.
 
 MindSpore puts a handler of its own in the place of any other while it compiles or runs a graph; it
-turns SIGINT into SIGTERM. Hence no handlers here: both signals are blocked, in the main thread
+turns SIGINT into SIGTERM. Hence no handlers here: the signals are blocked, in the main thread
 before others are started, and a thread waits for them.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional
 
 from .files import remove_unfinished
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_SECONDS = 0.2  # how often the waiting thread looks whether it is still needed
 
 
@@ -28,7 +28,7 @@ class Stopped(SystemExit):
 
 
 class StopSignal:
-    """As a context manager, takes both signals.
+    """As a context manager, takes the signals.
 
     Until `defer` is called there is nothing to save, and a signal ends the process at once.
     Afterwards it is only remembered in `number`, for the training loop to look at; the second of

@@ -10,6 +10,8 @@ from datasets import rendered
 
 import train
 from src.formats.checkpoint import read_checkpoint
+from src.runtime.device import RANK_VARIABLES
+from src.runtime.errors import UsageError
 from src.training import builders
 from src.training.callback import list_checkpoints
 from src.training.run_log import read_log
@@ -167,3 +169,18 @@ def test_check_looks_at_the_data_only(data, tmp_path, capsys, monkeypatch):
     assert caught.value.code == 0
     assert "images 18" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_distribute_without_a_launcher_is_refused(data, tmp_path, monkeypatch):
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r"--distribute .*src\.runtime\.launch"):
+        train.main(arguments(data, tmp_path, "--distribute"))
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "x"])
+def test_a_log_interval_that_is_none_is_refused(value, data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(arguments(data, tmp_path, "--log_interval", value))
+    assert caught.value.code == 2
+    assert "--log_interval" in capsys.readouterr().err

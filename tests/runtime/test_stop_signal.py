@@ -30,7 +30,7 @@ def run(script):
     return done.returncode, done.stdout.split()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_before_there_is_anything_to_save_it_ends_at_once(number):
     script = f"""
 with StopSignal():
@@ -52,6 +52,16 @@ with StopSignal() as stop:
     send(signal.SIGINT)
 """
     assert run(script) == (130, ["None", "2"])
+
+
+def test_a_dropped_connection_is_remembered_as_well():
+    script = """
+with StopSignal() as stop:
+    stop.defer()
+    send(signal.SIGHUP)
+    raise Stopped(stop.number)
+"""
+    assert run(script) == (128 + signal.SIGHUP, [])
 
 
 def test_a_run_put_to_sleep_goes_on():
