@@ -9,6 +9,7 @@ from typing import Optional, Sequence
 
 from src.config import default_preset, get_config, with_classes
 from src.data.coco_utils import load_data
+from src.data.records import require_boxes
 from src.formats import shipped
 from src.formats.checkpoint import CheckpointError
 from src.runtime.device import setup_device
@@ -66,6 +67,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             stream=sys.stdout,
         )
         data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
+        require_boxes(data)
         config = with_classes(config, len(data.class_names) + 1)
         images, classes = len(data.records), len(data.class_names)
         text = "%s on %d images, %d classes, %d rank(s)"

@@ -29,6 +29,8 @@ HARMLESS = (
     "duplicate boxes",
     "duplicate images",
     "repeated images",
+    "repeated category names",
+    "boxes made of polygons",
     "EXIF-rotated images",
 )
 SIDES_PX = (0, 4, 8, 16, 32, 64, 128, 256, 100_000)  # bins of the square root of a box's area

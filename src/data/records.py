@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Common data types: an image with its boxes, a data set, and the error all readers raise."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..runtime.errors import M2DetError
 
+logger = logging.getLogger(__name__)
 MIN_SIDE = 0.01  # pixels; thinner boxes have no area worth encoding
 
 
@@ -59,6 +61,21 @@ class DetectionData:
         was.
         """
         return ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+
+
+def require_boxes(data: DetectionData) -> None:
+    """Refuse data that there is nothing to learn from.
+
+    Raises:
+        DataError: no box but ignored ones.
+    """
+    if any((~record.ignore).any() for record in data.records):
+        return
+    found = data.repairs() or "it has no annotations"
+    if data.style == "coco":
+        found += "; expected bbox [x, y, width, height] in pixels"
+    where = f"{data.annotation_path}: split {data.split}"
+    raise DataError(f"{where} has no usable box to train on: {found}")
 
 
 class Columns(NamedTuple):
@@ -148,6 +165,12 @@ class Findings:
         shown = self.examples.setdefault(kind, [])
         if len(shown) < self._most:
             shown.append(where)
+
+    def warn(self, kind: str, message: str) -> None:
+        """Something repaired that the user should read about: counted, and logged in use."""
+        self.note(kind, message)
+        if not self.collect:
+            logger.warning("%s", printable(message))
 
     def refuse(self, kind: str, message: str) -> None:
         """Something that makes the data set unusable.

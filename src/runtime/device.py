@@ -14,7 +14,6 @@ from .errors import M2DetError, UsageError
 from .gpu.workarounds import set_gpu_context
 from .graph_cache.cached_cell import open_cache
 
-
 # One of them is set by msrun, by mpirun, and for Ascend's rank tables.
 RANK_VARIABLES = ("MS_ROLE", "OMPI_COMM_WORLD_RANK", "RANK_ID")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src.data.coco_utils import DataError, load_data
-from src.data.records import Findings, PackedRecords
+from src.data.records import Findings, PackedRecords, require_boxes
 from tests.datasets import SHARED, coco_content, write_coco, write_image
 
 
@@ -271,6 +271,114 @@ def test_findings_are_collected_instead_of_stopping(tmp_path):
     assert findings.errors == {"missing images": 1, "unsafe paths": 1}
     assert findings.counts == {"zero-area boxes": 1}
     assert "b.jpg" in findings.examples["missing images"][0]
+
+
+def with_annotations(tmp_path, entries, **changes):
+    """A data set of one image with these entries, of category 3 unless they say otherwise."""
+    rows = [{"id": i, "image_id": 1, "category_id": 3, **entry} for i, entry in enumerate(entries)]
+    return write_coco(tmp_path, coco_content(annotations=rows, **changes))
+
+
+def test_polygons_without_a_box_get_the_box_around_them(tmp_path):
+    triangle, square = [10, 20, 30, 20, 20, 40], [30, 10, 40, 10, 40, 15, 30, 15]
+    entries = [
+        {"segmentation": [triangle, square]},
+        {"segmentation": [triangle], "bbox": []},
+        {"segmentation": [triangle], "bbox": [1, 2, 3, 4]},  # a box that is there stays
+    ]
+    data = load_data(with_annotations(tmp_path, entries), "train")
+    boxes = [box for _, _, box, _ in boxes_of(data)]
+    assert boxes == [[10, 10, 40, 40], [10, 20, 30, 40], [1, 2, 4, 6]]
+    assert data.dropped == {"boxes made of polygons": 2}
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [{"counts": [1, 2], "size": [48, 60]}, [], [[]], [[1, 2, 3]], [["a", "b"]], [[1, 1e999]], 7],
+)
+def test_what_is_no_polygon_makes_no_box(tmp_path, polygons):
+    data = load_data(with_annotations(tmp_path, [{"segmentation": polygons}]), "train")
+    assert data.dropped == {"malformed annotations": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": "1,2,3,4"}]},
+        {"annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": ["1", "2", "3", "4"]}]},
+        {"annotations": []},
+        {"boxes": [(1, 3, [1, 1, 5, 5], 1)]},  # a crowd alone
+        {"boxes": [(1, 3, [1, 1, 0, 5])]},
+    ],
+)
+def test_training_without_a_usable_box_is_refused(tmp_path, changes):
+    data = load_data(write_coco(tmp_path, coco_content(**changes)), "train")
+    with pytest.raises(DataError, match=r"instances_train2017\.json: .*no usable box") as caught:
+        require_boxes(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_on_a_test_split_is_refused(tmp_path):
+    content = coco_content()
+    del content["annotations"]
+    with pytest.raises(DataError, match="no usable box to train on: it has no annotations"):
+        require_boxes(load_data(write_coco(tmp_path, content), "train"))
+
+
+def test_one_box_is_enough_to_train_on(tmp_path):
+    require_boxes(
+        load_data(write_coco(tmp_path, coco_content(boxes=[(1, 3, [1, 1, 5, 5])])), "train")
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "crowd"),
+    [
+        ("0", False),
+        ("1", True),
+        ("false", False),
+        (True, True),
+        (0, False),
+        (None, False),
+        ([0], False),
+    ],
+)
+def test_what_counts_as_crowd(tmp_path, value, crowd):
+    rows = [(1, 3, [1, 1, 5, 5], value)]
+    data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
+    assert data.records[0].ignore.tolist() == [crowd]
+
+
+TWINS = [{"id": 5, "name": "cat"}, {"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}]
+
+
+def test_two_categories_of_one_name_with_boxes_are_refused(tmp_path):
+    rows = [(1, 3, [1, 1, 5, 5]), (1, 5, [2, 2, 5, 5])]
+    write_coco(tmp_path, coco_content(boxes=rows, categories=TWINS))
+    with pytest.raises(DataError, match="categories 3 and 5 are both 'cat'"):
+        load_data(tmp_path, "train")
+    findings = Findings(collect=True)
+    load_data(tmp_path, "train", findings=findings)
+    assert findings.errors == {"bad categories": 1}
+
+
+def test_an_unused_category_that_repeats_a_name_is_left_out_with_a_warning(tmp_path, caplog):
+    rows = [(1, 3, [1, 1, 5, 5])]
+    data = load_data(write_coco(tmp_path, coco_content(boxes=rows, categories=TWINS)), "train")
+    assert (data.class_names, data.category_ids) == (("cat", "dog"), (3, 4))
+    assert "categories 3 and 5 are both 'cat'; 5 has no boxes" in caplog.text
+
+
+def test_escaped_file_names_are_found_but_do_not_lead_out(tmp_path):
+    root = write_coco(tmp_path / "a", coco_content(["a b.jpg", "100%25.jpg"]))
+    content = coco_content(["a%20b.jpg", "100%25.jpg"])
+    write_coco(root, content, None)
+    names = [os.path.basename(row.path) for row in load_data(root, "train").records]
+    assert names == ["a b.jpg", "100%25.jpg"]
+    write_image(tmp_path / "c.jpg")
+    write_coco(root, coco_content(["..%2F..%2Fc.jpg"]), None)
+    with pytest.raises(DataError, match="no such image"):
+        load_data(root, "train")
 
 
 def test_packed_records_give_back_what_went_in(tmp_path):

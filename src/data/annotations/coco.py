@@ -95,6 +95,10 @@ def raw_boxes(
             continue
         image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
         box = numbers(entry.get("bbox"))
+        if box is None and entry.get("bbox") in (None, []):
+            box = around_polygons(entry.get("segmentation"))
+            if box:
+                findings.note("boxes made of polygons", f"annotation {brief(entry.get('id'))}")
         if image is None or box is None:
             findings.note("malformed annotations", f"annotation {brief(entry.get('id'))}")
         elif category not in categories or category is None:
@@ -105,7 +109,28 @@ def raw_boxes(
             area = entry.get("area")
             if not isinstance(area, (int, float)) or not 0 < area < 1e15:
                 area = box[2] * box[3]
-            yield RawBox(image, category, box, float(area), bool(entry.get("iscrowd")))
+            yield RawBox(image, category, box, float(area), flag(entry.get("iscrowd")))
+
+
+def flag(value: Any) -> bool:
+    """Whether `value`, a number, true or false, or either as text, says yes."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("1", "true", "yes")
+    return isinstance(value, (int, float)) and bool(value)
+
+
+def around_polygons(value: Any) -> Optional[Tuple[float, float, float, float]]:
+    """The bounding box, xywh in pixels, of COCO polygons ([[x, y, x, y, ...], ...]), or None."""
+    if not isinstance(value, list) or not all(isinstance(part, list) for part in value):
+        return None
+    try:
+        points = [float(number) for part in value for number in part]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if any(len(part) % 2 for part in value) or not points or not all(map(math.isfinite, points)):
+        return None
+    x, y = points[::2], points[1::2]
+    return min(x), min(y), max(x) - min(x), max(y) - min(y)
 
 
 def whole(value: Any) -> Optional[int]:
@@ -202,7 +227,30 @@ def _categories(content: Mapping[str, Any], path: str, findings: Findings) -> Di
             )
         else:
             names[key] = name
-    return names
+    return _without_twins(names, content, path, findings)
+
+
+def _without_twins(
+    names: Dict[int, str], content: Mapping[str, Any], path: str, findings: Findings
+) -> Dict[int, str]:
+    """`names` without the categories that repeat another's name and have no box.
+
+    Exporters list the project itself as a category, often under the name of its only class.
+    """
+    if len(set(names.values())) == len(names):
+        return names
+    entries = content.get("annotations")
+    rows = [row for row in entries if isinstance(row, dict)] if isinstance(entries, list) else []
+    used = {whole(row.get("category_id")) for row in rows}
+    kept: Dict[str, int] = {}
+    for key in sorted(names, key=lambda key: (key in used, key), reverse=True):
+        other = kept.setdefault(names[key], key)
+        both = f"{path}: categories {min(key, other)} and {max(key, other)} are both {names[key]!r}"
+        if other != key and key in used:
+            findings.refuse("bad categories", f"{both}; give each a name of its own")
+        elif other != key:
+            findings.warn("repeated category names", f"{both}; {key} has no boxes and is left out")
+    return {key: name for name, key in sorted(kept.items(), key=lambda item: item[1])}
 
 
 def _images(

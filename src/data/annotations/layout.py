@@ -5,6 +5,7 @@ import os
 import posixpath
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
+from urllib.parse import unquote
 
 from ..mindrecord import MINDRECORD_ROWS, mindrecord_file
 from ..records import DataError, Findings
@@ -46,7 +47,15 @@ class Tree:
     )  # links that leave the root, and their targets
 
     def find(self, name: str, folders: Iterable[str]) -> Optional[str]:
-        """The relative path of `name` in the first of `folders` that holds it."""
+        """The relative path of `name` in the first of `folders` that holds it.
+
+        Where none does, it is looked for without URL escapes ("a%20b.jpg"), as some tools write it.
+        """
+        folders = list(folders)
+        found = self._find(name, folders)
+        return found or (self._find(unquote(name), folders) if "%" in name else None)
+
+    def _find(self, name: str, folders: Sequence[str]) -> Optional[str]:
         head, tail = posixpath.split(name)
         for folder in folders:
             parent = posixpath.join(folder, head) if folder and head else folder or head
