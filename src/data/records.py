@@ -9,7 +9,7 @@ from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..runtime.errors import M2DetError
+from ..runtime.errors import M2DetError, printable
 
 logger = logging.getLogger(__name__)
 MIN_SIDE = 0.01  # pixels; thinner boxes have no area worth encoding
