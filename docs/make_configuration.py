@@ -31,7 +31,9 @@ def comments() -> Dict[str, str]:
     lines = source.splitlines()
     found = {}
     for cls in ast.parse(source).body:
-        for item in cls.body if isinstance(cls, ast.ClassDef) else ():
+        if not isinstance(cls, ast.ClassDef):
+            continue
+        for item in cls.body:
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                 words = [lines[(item.end_lineno or item.lineno) - 1].partition("  # ")[2]]
                 above = item.lineno - 2

@@ -6,11 +6,12 @@ The photographs of docs/photos, side by side, with what the network that comes a
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 
-from src.detector import Detector
+from src.detector import Detector, Result
 from src.runtime.files import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
@@ -19,9 +20,10 @@ SCORE = 0.5
 
 
 def main() -> None:
-    detector = Detector.load(*sys.argv[1:2], score_threshold=SCORE)
+    path = sys.argv[1] if len(sys.argv) > 1 else None
+    detector = Detector.load(path, score_threshold=SCORE)
     paths = sorted((FOLDER / "photos").glob("*.jpg"))
-    drawn = [detector(path).plot() for path in paths]
+    drawn = [cast(Result, detector(path)).plot() for path in paths]
     resized = [
         cv2.resize(
             picture,
