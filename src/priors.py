@@ -198,21 +198,26 @@ def best_iou(
 
 
 def build_priors(config: Config, size: int) -> np.ndarray:
-    """Priors (P', 4) for looking through input `size` with weights trained at `model.input_size`.
+    """Priors (P', 4) at input `size` of a network whose own is `model.input_size`; for training at
+    several sizes and for detecting at them.
 
-    The network sees pixels, so priors keep their size in pixels. Only where it was trained at this
-    size too (`data.multi_scale`) do they keep their share of the input, as they did there.
+    The network sees pixels, so priors keep their size in pixels. Only where it is trained at this
+    size too (`data.multi_scale`) do they keep their share of the input.
 
     Raises:
         ConfigError: the network cannot take that size.
     """
+    trained = size in config.data.multi_scale
+    if size == config.model.input_size:
+        return make_priors(config)
     try:
         old, new = map_sizes(config.model), map_sizes(replace(config.model, input_size=size))
         per_cell = prior_shapes_per_cell(config.anchors, len(old))
         priors = resized_priors(make_priors(config), old, per_cell, new)
     except ConfigError as error:
-        raise ConfigError(f"test.multi_scale: {size} does not work: {error}") from None
-    if size not in config.data.multi_scale:
+        key = "data" if trained else "test"
+        raise ConfigError(f"{key}.multi_scale: {size} does not work: {error}") from None
+    if not trained:
         priors[:, 2:] *= config.model.input_size / size
     return priors
 
@@ -239,24 +244,3 @@ def resized_priors(
         boxes[..., 0], boxes[..., 1], boxes[..., 2:] = x[..., None], y[..., None], shapes
         maps.append(boxes.reshape(-1, 4))
     return np.concatenate(maps)
-
-
-def build_priors_by_size(config: Config) -> Dict[int, np.ndarray]:
-    """Priors of every size in `data.multi_scale`; {} where that is empty.
-
-    Raises:
-        ConfigError: a size the network's feature maps cannot be built for.
-    """
-    own = map_sizes(config.model)
-    made = {}
-    for size in config.data.multi_scale:
-        try:
-            new = map_sizes(replace(config.model, input_size=size))
-            per_cell = prior_shapes_per_cell(config.anchors, len(own))
-            priors = make_priors(config)
-            if size != config.model.input_size:
-                priors = resized_priors(priors, own, per_cell, new)
-        except ConfigError as error:
-            raise ConfigError(f"data.multi_scale: {size} does not work: {error}") from None
-        made[size] = priors
-    return made

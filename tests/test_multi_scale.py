@@ -4,13 +4,15 @@
 import numpy as np
 import pytest
 
-from src.config import get_config
-from src.priors import build_priors_by_size, make_priors, resized_priors
+from src.config import ConfigError, get_config
+from src.inference.detector import Detector
+from src.priors import build_priors, make_priors, resized_priors
+from src.training import builders
 
 
 def test_shapes_stay_and_grids_follow_the_size():
     config = get_config("m2det320_vgg16", ["data.multi_scale=320,352"])
-    tables = build_priors_by_size(config)
+    tables = {size: build_priors(config, size) for size in (320, 352)}
     np.testing.assert_array_equal(tables[320], make_priors(config))
     # Maps of 352: 44 22 11 6 3 1 cells, six priors each.
     assert tables[352].shape == ((44**2 + 22**2 + 11**2 + 6**2 + 3**2 + 1) * 6, 4)
@@ -26,8 +28,20 @@ def test_by_hand_for_one_map():
     np.testing.assert_allclose(resized_priors(priors, [1], [1], [2]), expected)
 
 
-def test_off_by_default_and_unusable_sizes_are_named():
-    assert build_priors_by_size(get_config("m2det320_vgg16")) == {}
-    for size in (250, 256):  # no multiple of 16; five maps instead of six
-        with pytest.raises(ValueError, match=f"data.multi_scale: {size} does not work"):
-            build_priors_by_size(get_config("m2det320_vgg16", [f"data.multi_scale={size}"]))
+@pytest.mark.parametrize("size", [250, 256])  # no multiple of 16; five maps instead of six
+def test_unusable_sizes_are_named(size):
+    config = get_config("m2det320_vgg16", [f"data.multi_scale={size}"])
+    with pytest.raises(ConfigError, match=f"data.multi_scale: {size} does not work"):
+        build_priors(config, size)
+
+
+def test_training_and_detecting_match_with_the_same_priors(monkeypatch):
+    """512 has a table of its own, with another first scale, which neither may take here."""
+    config = get_config("m2det320_vgg16", ["data.multi_scale=320,512", "test.multi_scale=512"])
+    handed = {}
+    monkeypatch.setattr(builders, "build_train_dataset", lambda *_, **parts: handed.update(parts))
+    monkeypatch.setattr(builders, "batches", lambda _: None)
+    builders.build_batches(config, None, 0, 1, 0, 1)
+    detector = Detector.from_network(None, config, None, "a test")
+    np.testing.assert_array_equal(handed["multi_scale"][512], detector._by_size[512].priors)
+    np.testing.assert_array_equal(handed["multi_scale"][320], detector._by_size[320].priors)

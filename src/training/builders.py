@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from ..config import Config, override
+from ..config import Config
 from ..data.dataset import batches, build_train_dataset
 from ..data.records import DetectionData
 from ..evaluation.coco_metrics import category_ids_for
@@ -18,7 +18,7 @@ from ..inference.detector import Detector
 from ..inference.mindspore_network import cell_network
 from ..loss import ModelWithLoss, MultiBoxLoss
 from ..model.cpu_layers import fit_to_device
-from ..priors import make_priors
+from ..priors import build_priors, make_priors
 from ..runtime.graph_cache.cached_cell import Cached
 from ..runtime.typed_config import ConfigError
 from .accumulation import AccumulatedStep
@@ -152,10 +152,7 @@ def build_batches(
 
     `unseeded` is what the augmentation follows from where the configuration has no seed.
     """
-    scales = {
-        size: make_priors(override(config, [f"model.input_size={size}"]))
-        for size in config.data.multi_scale
-    }
+    scales = {size: build_priors(config, size) for size in config.data.multi_scale}
     dataset = build_train_dataset(
         data,
         make_priors(config),
