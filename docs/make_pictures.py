@@ -11,7 +11,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from src.detector import Detector, Result
+from src.detector import Detector, Results
 from src.runtime.files import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
@@ -20,10 +20,10 @@ SCORE = 0.5
 
 
 def main() -> None:
-    path = sys.argv[1] if len(sys.argv) > 1 else None
-    detector = Detector.load(path, score_threshold=SCORE)
+    detector = Detector.load(sys.argv[1] if sys.argv[1:] else None, SCORE)
     paths = sorted((FOLDER / "photos").glob("*.jpg"))
-    drawn = [cast(Result, detector(path)).plot() for path in paths]
+    results = cast(Results, detector(paths))
+    drawn = [result.plot() for result in results]
     resized = [
         cv2.resize(
             picture,
