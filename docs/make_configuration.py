@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/configuration.md from src/config.py: `python -m docs.make_configuration`.
+"""Writes docs/configuration.md from src/config.py: `python -m docs.make_configuration`."""
 
-What stands in the comment beside a field, or in the comment lines above it, is its description.
-"""
-
-import ast
 import dataclasses
+import math
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 from src.config import PRESETS, Config
 
@@ -25,33 +22,15 @@ Presets: {presets}.
 """
 
 
-def comments() -> Dict[str, str]:
-    """The description of each field, by class and name: "TrainConfig.lr"."""
-    source = (ROOT / "src" / "config.py").read_text(encoding="utf-8")
-    lines = source.splitlines()
-    found = {}
-    for cls in ast.parse(source).body:
-        if not isinstance(cls, ast.ClassDef):
-            continue
-        for item in cls.body:
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                words = [lines[(item.end_lineno or item.lineno) - 1].partition("  # ")[2]]
-                above = item.lineno - 2
-                while lines[above].strip().startswith("# "):
-                    words.insert(0, lines[above].strip()[2:])
-                    above -= 1
-                found[f"{cls.name}.{item.target.id}"] = " ".join(words).strip()
-    return found
-
-
-def _limits(declared: "dataclasses.Field[Any]") -> List[str]:
+def _about(declared: "dataclasses.Field[Any]") -> str:
+    """What a key is, what it may be, and its range."""
     known = declared.metadata
-    parts = [", ".join(f"`{choice}`" for choice in known["choices"])] if "choices" in known else []
-    if "min" in known and "max" in known:
-        parts.append(f"from {known['min']:g} to {known['max']:g}")
-    elif "min" in known:
-        parts.append(f"at least {known['min']:g}")
-    return parts
+    parts = [known["about"], ", ".join(f"`{choice}`" for choice in known["choices"])]
+    least, most, above = known["least"], known["most"], known["above"]
+    parts.append(f"at least {least:g}" if math.isfinite(least) else "")
+    parts.append(f"above {above:g}" if math.isfinite(above) else "")
+    parts.append(f"at most {most:g}" if math.isfinite(most) else "")
+    return "; ".join(part for part in parts if part).replace("|", "\\|")
 
 
 def _shown(value: Any) -> str:
@@ -62,24 +41,20 @@ def _shown(value: Any) -> str:
 
 def page() -> str:
     """The whole page."""
-    texts = comments()
     lines = [HEAD.format(presets=", ".join(f"`{name}`" for name in PRESETS))]
-    defaults, single = Config(), []
+    table = ["", "| Key | Default | |", "|---|---|---|"]
+    single = ["## Without a section", *table]
     for section in dataclasses.fields(Config):
-        part = getattr(defaults, section.name)
+        part = getattr(Config(), section.name)
         if not dataclasses.is_dataclass(part):
-            text = texts[f"Config.{section.name}"]
-            single.append(f"| `{section.name}` | {_shown(part)} | {text} |")
+            single.append(f"| `{section.name}` | {_shown(part)} | {_about(section)} |")
             continue
-        lines += [f"## {section.name}", "", "| Key | Default | |", "|---|---|---|"]
+        lines += [f"## {section.name}", *table]
         for declared in dataclasses.fields(part):
-            text = texts[f"{type(part).__name__}.{declared.name}"].replace("|", "\\|")
-            about = "; ".join([*([text] if text else []), *_limits(declared)])
             value = _shown(getattr(part, declared.name))
-            lines.append(f"| `{section.name}.{declared.name}` | {value} | {about} |")
+            lines.append(f"| `{section.name}.{declared.name}` | {value} | {_about(declared)} |")
         lines.append("")
-    lines += ["## Without a section", "", "| Key | Default | |", "|---|---|---|", *single]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *single]) + "\n"
 
 
 if __name__ == "__main__":
