@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVIDIA GPUs: the libraries they need, what was found, a trial."""
+"""NVIDIA GPUs: the CUDA libraries MindSpore needs, and a check of driver, libraries and device."""
