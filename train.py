@@ -12,6 +12,7 @@ from src.data.coco_utils import load_data
 from src.data.records import require_boxes
 from src.formats import shipped
 from src.formats.checkpoint import CheckpointError
+from src.priors import build_priors
 from src.runtime.device import setup_device
 from src.runtime.stop_signal import StopSignal
 from src.training.job import LOG, Job
@@ -54,6 +55,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         args.finetune, args.config = str(shipped.PHOTOS), args.config or shipped.PRESET
     args.config = args.config or default_preset(args.device_target)
     config = get_config(args.config, args.set)
+    for size in (config.model.input_size, *config.data.multi_scale):
+        build_priors(config, size)  # refuses anchors and sizes before anything is written
     if args.check:
         sys.exit(check(args))
     refuse_used(args.train_url / config.experiment_tag, args.resume)
