@@ -15,7 +15,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, cast
+from typing import Any, Dict, List, Mapping, Optional, Sequence, cast
 
 import mindspore as ms
 import numpy as np
@@ -38,6 +38,7 @@ from src.training import builders as setup
 from src.training.callback import Callback, CheckpointSaver
 from src.training.lr_scheduler import learning_rates, total_steps
 from src.training.run_log import LogLines, Progress, RunLog, save_run
+from src.training.train_step import StepOutcome
 from src.training.trainer import Run, train
 from src.training.validation import Evaluation
 from src.utils import add_config_arguments, run_main
@@ -132,31 +133,39 @@ class TorchStep:
 
         wanted = config.optimizer
         self.network, self._rates, self._step = network, rates, 0
+        self._mean_bgr = config.data.mean_bgr
         self._loss = tests_module("reference_torch").multibox_loss
         # As there: weight decay on every parameter, biases and BatchNorm too.
         self._optimizer = torch.optim.SGD(
             network.parameters(), float(rates[0]), wanted.momentum, weight_decay=wanted.weight_decay
         )
 
-    def __call__(self, *batch: ms.Tensor) -> Tuple[ms.Tensor, ...]:
-        """(loc loss, conf loss, gradient norm, positives, stop) of images (B, 3, S, S), loc_targets
-        (B, P, 4), label_targets (B, P) and stop.
-        """
+    def __call__(
+        self, images: ms.Tensor, loc_targets: ms.Tensor, label_targets: ms.Tensor, stop: ms.Tensor
+    ) -> StepOutcome:
+        """The outcome of one step on images (B, 3, S, S) BGR, uint8 or float32 minus the mean."""
         import torch
 
-        images, loc, labels = (torch.from_numpy(part.asnumpy()) for part in batch[:3])
+        pixels = images.asnumpy()
+        if pixels.dtype == np.uint8:
+            pixels = pixels - np.array(self._mean_bgr, np.float32)[:, None, None]
+        inputs, loc, labels = map(
+            torch.from_numpy, (pixels, loc_targets.asnumpy(), label_targets.asnumpy())
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = float(self._rates[self._step])
         self._step += 1
         self._optimizer.zero_grad()
-        losses = self._loss(*self.network(images), loc, labels.long())
+        losses = self._loss(*self.network(inputs), loc, labels.long())
         sum(losses).backward()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
         self._optimizer.step()
         positives = (labels > 0).sum()
-        values = [value.item() for value in (*losses, norm, positives)]
-        return (*(ms.Tensor(float(value), ms.float32) for value in values), batch[3])
+        loc_loss, conf_loss = (float(loss.item()) for loss in losses)
+        return StepOutcome(
+            loc_loss, conf_loss, float(norm), float(positives), float(stop.asnumpy())
+        )
 
 
 class Twin:

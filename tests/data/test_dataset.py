@@ -209,7 +209,7 @@ def test_a_run_that_stops_half_way_ends_at_once_and_cleanly(tmp_path):
     make_data(tmp_path)
     script = f"""
 from pathlib import Path
-from tests.test_dataset import *
+from tests.data.test_dataset import *
 pipeline = dataset.build_train_dataset(
     make_data(Path({str(tmp_path)!r})), grid_priors(), input_size=64, mean_bgr=MEAN,
     batch_size=2, total_steps=100000, num_workers=2)

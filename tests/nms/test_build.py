@@ -58,7 +58,7 @@ def test_missing_cython_is_named():
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=MAKE.parents[2],
+        cwd=MAKE.parents[1],
         capture_output=True,
         text=True,
         check=False,
