@@ -111,6 +111,22 @@ def test_bad_xml_is_refused_in_one_line(tmp_path, text, message):
     assert len(load_data(root, "val").records) == 1  # the other split is not harmed
 
 
+def test_a_document_type_in_utf_16_is_refused(tmp_path):
+    root = write_voc(tmp_path, {"a": CAT, "b": CAT}, {"train": ["a"], "val": ["b"]})
+    text = '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'
+    (root / "Annotations" / "a.xml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(DataError, match="document type"):
+        load_data(root, "train")
+
+
+@pytest.mark.parametrize("character", ["&#10;", "\u202e", "\u0085"])
+def test_a_name_with_control_characters_is_no_class(tmp_path, character):
+    odd = CAT.replace("<name>cat</name>", f"<name>c{character}at</name>")
+    assert odd != CAT
+    root = write_voc(tmp_path, {"a": CAT, "b": odd}, {"train": ["a", "b"]})
+    assert load_data(root, "train").class_names == ("cat",)
+
+
 def test_missing_things_are_named(tmp_path):
     root = write_voc(tmp_path, {"a": CAT, "b": CAT}, {"train": ["a", "b"], "val": ["c"], "bad": []})
     with pytest.raises(DataError, match=r"c\.xml: no such file, listed in .*val\.txt"):

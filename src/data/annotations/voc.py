@@ -115,7 +115,9 @@ def read_xml(path: str, wanted: bool, findings: Findings) -> Optional[XmlFile]:
         with open(path, "rb") as file:
             text = file.read(MAX_XML_BYTES + 1)
         # Entities are the way to make a small XML file large, or to read another through it.
-        if len(text) > MAX_XML_BYTES or re.search(rb"<!\s*(DOCTYPE|ENTITY)", text):
+        # Without its zero bytes, UTF-16 is ASCII enough to be searched too.
+        plain = text.replace(b"\0", b"")
+        if len(text) > MAX_XML_BYTES or re.search(rb"<!\s*(DOCTYPE|ENTITY)", plain):
             raise ValueError("too large, or with a document type, which is refused")
         root = ElementTree.fromstring(text)
         if root.tag != "annotation":
@@ -132,7 +134,15 @@ def read_xml(path: str, wanted: bool, findings: Findings) -> Optional[XmlFile]:
         x1, y1, x2, y2 = (
             _number(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")
         )
-        if name and x1 is not None and y1 is not None and x2 is not None and y2 is not None:
+        # Control and bidirectional characters in a name could forge lines of a log.
+        if (
+            name.isprintable()
+            and name
+            and x1 is not None
+            and y1 is not None
+            and x2 is not None
+            and y2 is not None
+        ):
             difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
             objects.append((name, (x1, y1, x2, y2), difficult))
         elif wanted:
