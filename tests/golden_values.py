@@ -17,6 +17,12 @@ FORWARD_CASES = {
     "se_resnext50_32x4d_320": {"backbone": "se_resnext50_32x4d"},
 }
 LOSS_CASES = ("loss_a", "loss_large_scores")
+# Allowed beside the three stored training steps, relative: three times the largest distance that
+# PyTorch in float32, from seven starts within a few roundings, has to PyTorch in float64; for the
+# second gradient norm that is 1.9e-3. `rounding.py` says why it is so large.
+STEP_NORMS_RTOL = (5e-4, 6e-3, 3e-2)
+STEP_LOSSES_RTOL = 6e-5
+PARAMETER_NORMS_RTOL = 7e-5
 
 
 def require(name):
