@@ -92,6 +92,25 @@ def test_a_folder_that_cannot_be_used_costs_one_line(tmp_path):
     assert str(tmp_path / "file" / "cache") in lines[0]
 
 
+@pytest.mark.parametrize("words", [["-c", "{code}"], ["-"]], ids=["-c", "stdin"])
+def test_without_a_script_everything_is_compiled(tmp_path, words):
+    """MindSpore would look for a file called "-c" or "-"."""
+    code = (
+        "import sys, mindspore, runpy; sys.argv[1:] = ['2', '3'];"
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    )
+    result = subprocess.run(
+        [sys.executable, *(word.format(code=code) for word in words)],
+        input=code,
+        env={**os.environ, "GLOG_v": "3", "M2DET_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "sum 16.5" in result.stdout
+    assert "kept" not in result.stdout + result.stderr
+
+
 def test_facts_of_a_process_hold_what_could_change_its_graphs(monkeypatch):
     usual = process_facts("CPU", 0, 1)
     assert process_facts("CPU", 1, 2) != usual

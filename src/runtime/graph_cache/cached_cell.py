@@ -62,6 +62,10 @@ def open_cache(target: str, rank: int = 0, world_size: int = 1) -> None:
     """
     if _SWITCH in os.environ or ms.get_context("compile_cache_path"):
         return
+    # With its cache on, MindSpore reads the script that was started: `python -c` has none.
+    script = getattr(ms.common.api, "entry_script_path", None)
+    if script is not None and not os.path.isfile(script):
+        return
     folder = cache_folder(os.environ, default=target == "CPU")
     if folder is None:
         return
