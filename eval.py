@@ -36,7 +36,6 @@ from src.utils import add_common_arguments, check_score_threshold, run_main
 
 LOG = logging.getLogger("m2det.eval")
 PARTS = "partial"  # folder in the output for the results so far
-LAUNCHED = {"MS_ROLE", "OMPI_COMM_WORLD_RANK", "RANK_TABLE_FILE"}  # set by msrun, mpirun, hccl
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -68,10 +67,6 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     """Returns the 12 COCO numbers; {} without ground truth and for ranks but the first."""
     args = parse_arguments(argv)
     check_score_threshold(args.score_threshold)
-    if args.distribute and not LAUNCHED & set(os.environ):
-        raise UsageError(
-            "--distribute: start the ranks with scripts/run_distribute_eval.sh or msrun"
-        )
     device = (args.device_target, args.device_id, args.distribute)
     rank, ranks = prepare_device(args.checkpoint_path, *device)
     network = read_network_file(args.checkpoint_path, args.config, args.set)

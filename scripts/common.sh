@@ -94,6 +94,23 @@ train_recipe() {
   CHECKPOINT=${finals[0]}
 }
 
+# score_recipe SPLIT: scores CHECKPOINT on a split of DATA, draws the curves, and says where all is.
+score_recipe() {
+  local run
+  run=$(dirname "$CHECKPOINT")
+  "$PYTHON" eval.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$CHECKPOINT" --dataset_path "$DATA" \
+    --split "$1" --output "$OUT/eval" --report
+  "$PYTHON" -m src.drawing.plot_log "$run"
+  cat <<TEXT
+
+Done in $SECONDS s.
+  checkpoint  $CHECKPOINT
+  scores      $OUT/eval/metrics.json
+  report      $OUT/eval/report.html
+  curves      $run/log.png
+TEXT
+}
+
 # run_logged NAME COMMAND...: becomes COMMAND, so that exit code and signals are its own. What it
 # prints goes to the terminal and to a log of its own, which logs/NAME.log leads to.
 # With BACKGROUND=1 it is left running and logs/NAME.pid holds its number.

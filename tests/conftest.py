@@ -31,6 +31,24 @@ def device() -> None:
     setup_device("CPU")
 
 
+@pytest.fixture
+def graph(device) -> None:
+    """Graph mode again, whatever the test before has set."""
+    import mindspore as ms
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@pytest.fixture
+def one_torch_thread():
+    """PyTorch's sums come in another order with two."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _device_before_operators(request: pytest.FixtureRequest) -> None:
     """From 2.10 on MindSpore takes no device after its first operator, whichever test runs it."""

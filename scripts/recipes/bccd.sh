@@ -32,15 +32,4 @@ recipe=(
 )
 
 train_recipe --split trainval "${recipe[@]}" "${@:3}"
-"$PYTHON" eval.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$CHECKPOINT" --dataset_path "$DATA" \
-  --split test --output "$OUT/eval" --report
-"$PYTHON" -m src.drawing.plot_log "$(dirname "$CHECKPOINT")"
-
-cat <<TEXT
-
-Done in $SECONDS s.
-  checkpoint  $CHECKPOINT
-  scores      $OUT/eval/metrics.json
-  report      $OUT/eval/report.html
-  curves      $(dirname "$CHECKPOINT")/log.png
-TEXT
+score_recipe test

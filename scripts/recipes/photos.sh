@@ -35,15 +35,4 @@ else
 fi
 
 train_recipe "${recipe[@]}" "${@:3}"
-"$PYTHON" eval.py "${DEVICE_FLAGS[@]}" --checkpoint_path "$CHECKPOINT" --dataset_path "$DATA" \
-  --split val --output "$OUT/eval" --report
-"$PYTHON" -m src.drawing.plot_log "$(dirname "$CHECKPOINT")"
-
-cat <<TEXT
-
-Done in $SECONDS s.
-  checkpoint  $CHECKPOINT
-  scores      $OUT/eval/metrics.json
-  report      $OUT/eval/report.html
-  curves      $(dirname "$CHECKPOINT")/log.png
-TEXT
+score_recipe val

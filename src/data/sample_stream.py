@@ -83,8 +83,8 @@ class SampleStream:
         strict: bool = False,
         augment: bool = True,
         random_interpolation: bool = False,
-        most_expand: float = transforms.MOST_EXPAND,
-        crop_share: float = 1.0,
+        max_expand_ratio: float = transforms.MAX_EXPAND_RATIO,
+        crop_prob: float = 1.0,
         vertical_flip: bool = False,
         mosaic: float = 0.0,
         mixup: float = 0.0,
@@ -118,8 +118,8 @@ class SampleStream:
             transforms.augment,
             mean_bgr=self.mean_bgr,
             random_interpolation=random_interpolation,
-            most_expand=most_expand,
-            crop_share=crop_share,
+            max_expand_ratio=max_expand_ratio,
+            crop_prob=crop_prob,
             vertical_flip=vertical_flip,
         )
         if not augment:

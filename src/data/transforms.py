@@ -17,7 +17,7 @@ CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
 HUE = 18  # of OpenCV's 180 steps, either way
 EXPAND_PROBABILITY = 0.6  # 0.5 in SSD
-MOST_EXPAND = 4.0  # mean side of the canvas, in image sides
+MAX_EXPAND_RATIO = 4.0  # mean side of the canvas, in image sides
 ASPECT = (0.5, 2.0)  # of a crop or a canvas, relative to the image
 CROP_SIDE = (0.3, 1.0)
 CROP_TRIALS = 50
@@ -125,7 +125,7 @@ def canvas(
     height: int,
     rng: np.random.Generator,
     probability: float = EXPAND_PROBABILITY,
-    most: float = MOST_EXPAND,
+    most: float = MAX_EXPAND_RATIO,
 ) -> Tuple[int, int, int, int]:
     """A canvas to put a width x height image on: (canvas width, canvas height, left, top), whole
     pixels.
@@ -223,15 +223,15 @@ def augment(
     size: int,
     mean_bgr: Sequence[float],
     random_interpolation: bool = False,
-    most_expand: float = MOST_EXPAND,
-    crop_share: float = 1.0,
+    max_expand_ratio: float = MAX_EXPAND_RATIO,
+    crop_prob: float = 1.0,
     vertical_flip: bool = False,
 ) -> Sample:
     """Crop, resize onto an expanded canvas, distort and mirror: a (size, size, 3) training image.
 
     The official order is crop, distort, expand, mirror, resize; distorting after the crop was
     resized is the same up to rounding and less work. Boxes shorter than 1/100 of the image are
-    dropped; if none is left of some, the image is used as it is. Only `crop_share` of the images
+    dropped; if none is left of some, the image is used as it is. Only `crop_prob` of the images
     go through the crop (which leaves some of them whole, too). With `vertical_flip` half of them
     are turned upside down as well.
     """
@@ -239,9 +239,9 @@ def augment(
     if random_interpolation:
         interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
     cropped, boxes, kept = image, boxes_px, labels
-    if crop_share >= 1 or rng.random() < crop_share:
+    if crop_prob >= 1 or rng.random() < crop_prob:
         cropped, boxes, kept = crop(image, boxes_px, labels, rng)
-    on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng, most=most_expand)
+    on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng, most=max_expand_ratio)
     x1, y1, x2, y2 = spot(on_canvas, cropped.shape[1], cropped.shape[0], size)
     small, boxes = resize(cropped, boxes, (x2 - x1, y2 - y1), interpolation)
     large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) > SMALLEST_SIDE * size

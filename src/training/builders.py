@@ -30,7 +30,7 @@ from .network_setup import (
     synchronise_batch_norm,
     use_float16,
 )
-from .optimizers import FIRST, DynamicLossScale, Optimizer, build_optimizer
+from .optimizers import FIRST_LOSS_SCALE, DynamicLossScale, Optimizer, build_optimizer
 from .train_step import Gradients, Step, TrainStep, Update
 from .validation import SplitScorer
 
@@ -110,7 +110,7 @@ def build_loss_scale(config: Config) -> Optional[DynamicLossScale]:
     if config.train.amp_level == "O0":
         return None
     start = config.optimizer.loss_scale
-    return DynamicLossScale(start if start > 1 else FIRST)
+    return DynamicLossScale(start if start > 1 else FIRST_LOSS_SCALE)
 
 
 def build_step(
@@ -170,8 +170,8 @@ def build_batches(
         strict=config.data.strict,
         augment=config.data.augment,
         random_interpolation=config.data.random_interpolation,
-        most_expand=config.data.max_expand_ratio,
-        crop_share=config.data.crop_prob,
+        max_expand_ratio=config.data.max_expand_ratio,
+        crop_prob=config.data.crop_prob,
         vertical_flip=config.data.vertical_flip,
         mosaic=config.data.mosaic,
         mixup=config.data.mixup,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of every training step, and the one that writes checkpoints."""
+"""Training callbacks and the checkpoint writer."""
 
 import contextlib
 import re

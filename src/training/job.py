@@ -103,7 +103,7 @@ class Job:
             world_size,
             loss_scale,
             lambda: self.stop.number,
-            lambda: evaluation is not None and evaluation.enough,
+            lambda: evaluation is not None and evaluation.should_stop,
             self.callbacks(state, evaluation, start, len(rates)),
         )
         self.stop.defer()

@@ -211,13 +211,9 @@ def build_optimizer(
     return SGD(parameters, decays, learning_rates, momentum, dampening, lr_factors=factors)
 
 
-FIRST = 65536.0
-
-
-LARGEST = 2.0**24
-
-
-SMALLEST = 1.0
+FIRST_LOSS_SCALE = 65536.0
+LARGEST_LOSS_SCALE = 2.0**24
+SMALLEST_LOSS_SCALE = 1.0
 
 
 class DynamicLossScale:
@@ -228,7 +224,7 @@ class DynamicLossScale:
         window: good steps before it grows.
     """
 
-    def __init__(self, scale: float = FIRST, window: int = 2000) -> None:
+    def __init__(self, scale: float = FIRST_LOSS_SCALE, window: int = 2000) -> None:
         self.scale = float(scale)
         self.window = window
         self._good = 0
@@ -238,9 +234,9 @@ class DynamicLossScale:
         before = self.scale
         self._good = self._good + 1 if finite else 0
         if not finite:
-            self.scale = max(self.scale / 2, SMALLEST)
+            self.scale = max(self.scale / 2, SMALLEST_LOSS_SCALE)
         elif self._good == self.window:
-            self.scale, self._good = min(self.scale * 2, LARGEST), 0
+            self.scale, self._good = min(self.scale * 2, LARGEST_LOSS_SCALE), 0
         return self.scale != before
 
     def state(self) -> Dict[str, np.ndarray]:

@@ -89,7 +89,7 @@ class TrainStep(Step):
             images: (B, 3, S, S) BGR, uint8, or float32 minus the mean.
             loc_targets: (B, P, 4) float32.
             label_targets: (B, P) int32.
-            stop: () float32, above 0 where this rank has been told to stop.
+            stop: () float32, above 0 where this rank has received a signal.
         """
         report, kept, _ = self._step(images, loc_targets, label_targets, stop)
         return self._finish(report, kept)

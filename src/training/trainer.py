@@ -25,7 +25,7 @@ class TrainingError(M2DetError, ValueError):
 
 
 class BadSteps(TrainingError):
-    """Too many steps running without a finite gradient; `images` are those of the last one."""
+    """Too many consecutive steps without a finite gradient; `images` are those of the last one."""
 
     def __init__(self, step: int, count: int, images: np.ndarray) -> None:
         super().__init__(f"no finite gradient in {count} steps up to step {step}")
@@ -41,12 +41,12 @@ class Run:
         num_images: images in the data set.
         images_per_step: batch size times ranks (times accumulated parts).
         start_step: steps done before.
-        max_bad_steps: steps running without a finite gradient after which it is given up.
+        max_bad_steps: consecutive steps without a finite gradient after which the run ends.
         world_size: number of ranks.
         loss_scale: where it is dynamic.
         stop_number: gives the number of the signal received, or None.
-        enough: asked after each step whether to end before the last one.
-        callbacks: told of every step.
+        should_stop: called after each step; True ends the run before its last step.
+        callbacks: called with the report of every step.
     """
 
     learning_rates: Union[Sequence[float], np.ndarray]
@@ -57,7 +57,7 @@ class Run:
     world_size: int = 1
     loss_scale: Optional[DynamicLossScale] = None
     stop_number: Callable[[], Optional[int]] = lambda: None
-    enough: Callable[[], bool] = lambda: False
+    should_stop: Callable[[], bool] = lambda: False
     callbacks: Sequence[Callback] = field(default_factory=tuple)
 
 
@@ -75,9 +75,9 @@ def train(
         run: everything else.
 
     Raises:
-        BadSteps: no finite gradient in `max_bad_steps` steps running.
+        BadSteps: no finite gradient in `max_bad_steps` consecutive steps.
         TrainingError: too few batches.
-        Stopped: by a signal; callbacks have been told to save.
+        Stopped: by a signal; the callbacks have saved.
     """
     bad_steps, total = 0, len(run.learning_rates)
     with contextlib.closing(_Batches(batches)) as source:
@@ -94,15 +94,15 @@ def train(
                 callback.on_step(report)
             if bad_steps >= run.max_bad_steps:
                 raise BadSteps(number + 1, bad_steps, batch[3])
-            _stop_if_asked(outcome.stop, run, report, source)
-            if run.enough():
+            _stop_on_signal(outcome.stop, run, report, source)
+            if run.should_stop():
                 break
     for callback in run.callbacks:
         callback.on_end()
 
 
-def _stop_if_asked(stop: float, run: Run, report: StepReport, source: "_Batches") -> None:
-    """Several ranks stop at the step at which the first of them was told to.
+def _stop_on_signal(stop: float, run: Run, report: StepReport, source: "_Batches") -> None:
+    """All ranks stop at the step at which the first of them received a signal.
 
     MindData sends its own process a SIGTERM when a worker has died.
     """

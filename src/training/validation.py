@@ -140,7 +140,7 @@ class Evaluation(Callback):
         self.without_better = int(count)
 
     @property
-    def enough(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the run should end: too many scorings without a better AP."""
         return 0 < self._patience <= self.without_better
 
@@ -169,7 +169,7 @@ class Evaluation(Callback):
             self.best, self.without_better = found, 0
             if self._saver is not None:
                 self._saver.save_best(weights())
-        if self.enough:
+        if self.should_stop:
             LOG.info("no better AP than %.4f in %d scorings", self.best, self.without_better)
 
 

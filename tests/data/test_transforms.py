@@ -191,7 +191,7 @@ def test_images_are_turned_upside_down_only_where_asked(allowed, least, most):
     for seed in SEEDS:
         arguments = (photo(), BOXES, LABELS, np.random.default_rng(seed), 64, MEAN)
         image, _, _ = transforms.augment(
-            *arguments, most_expand=1.0, crop_share=0.0, vertical_flip=allowed
+            *arguments, max_expand_ratio=1.0, crop_prob=0.0, vertical_flip=allowed
         )
         turned += image[:8].sum() > image[-8:].sum()  # green grows from top to bottom
     assert least <= turned <= most
@@ -339,8 +339,8 @@ def test_augment_crops_the_share_asked_for():
         for seed in range(400):
             _, made, _ = transforms.augment(
                 *(image, box, LABELS[:1], np.random.default_rng(seed), 100, MEAN),
-                most_expand=1.0,
-                crop_share=share,
+                max_expand_ratio=1.0,
+                crop_prob=share,
             )
             sides.append(made[0, 2:] - made[0, :2])
         cropped[share] = (np.max(sides, axis=1) > 20.5).mean()

@@ -23,6 +23,7 @@ from src.evaluation.pipeline import detect_split
 from src.formats.checkpoint import Labels, save_config
 from src.inference.detector import STAGES, Detector, PostProcessor
 from src.inference.views import ViewPlan, view_input
+from src.runtime.device import RANK_VARIABLES
 from src.runtime.errors import UsageError
 from src.runtime.files import LockedError
 from src.runtime.stopwatch import Stopwatch
@@ -318,9 +319,9 @@ def test_a_threshold_is_a_probability(main, value):
 
 
 def test_a_rank_needs_a_launcher(main, monkeypatch):
-    for name in evaluate.LAUNCHED:
+    for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match="--distribute: start the ranks with"):
+    with pytest.raises(UsageError, match="--distribute is for the ranks of a launcher"):
         main("--distribute")
 
 

@@ -19,6 +19,8 @@ from src.formats.checkpoint import load_weights, resolve_config
 from src.loss import MultiBoxLoss
 from src.model import build_model
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 FORMS = {
     "squeeze per level": {"shared_squeeze": False, "num_levels": 3},
     "sfam per scale": {"sfam": True, "shared_sfam": False},
@@ -38,19 +40,6 @@ FORMS = {
     "five scales": {"input_size": 256, "sfam": True},
     "four scales": {"input_size": 256, "num_scales": 4},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def graph(device):
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from src.training.optimizers import LARGEST, DynamicLossScale
+from src.training.optimizers import LARGEST_LOSS_SCALE, DynamicLossScale
 
 
 def test_halves_on_overflow_and_doubles_after_a_window():
@@ -15,7 +15,9 @@ def test_halves_on_overflow_and_doubles_after_a_window():
     assert [changed for _, changed in seen] == [i in (2, 3, 6, 9) for i in range(10)]
 
 
-@pytest.mark.parametrize(("start", "finite", "end"), [(1.0, False, 1.0), (LARGEST, True, LARGEST)])
+@pytest.mark.parametrize(
+    ("start", "finite", "end"), [(1.0, False, 1.0), (LARGEST_LOSS_SCALE, True, LARGEST_LOSS_SCALE)]
+)
 def test_limits(start, finite, end):
     scale = DynamicLossScale(start, window=1)
     assert not scale.update(finite)

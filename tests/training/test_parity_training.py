@@ -15,22 +15,11 @@ from src.loss import ModelWithLoss, MultiBoxLoss
 from src.training.optimizers import build_optimizer
 from src.training.train_step import Gradients, TrainStep, Update
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 # Of seeds 0 to 9 the one where rounding matters least: no ReLU of the small maps is near zero.
 # With seed 0, PyTorch's third gradient norm is 2.3e-3 off with AVX2 and 2.2e-6 with AVX-512.
 CALM_SEED = 5
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def graph(device):
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 def batch_for(reference, batch=2):

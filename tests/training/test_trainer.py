@@ -122,7 +122,7 @@ def test_the_loss_scale_follows():
 
 def test_early_end():
     told = Told()
-    train(Step(), batches(6), run(told, enough=lambda: len(told.steps) == 4))
+    train(Step(), batches(6), run(told, should_stop=lambda: len(told.steps) == 4))
     assert (told.steps, told.end) == ([1, 2, 3, 4], "end")
 
 

@@ -59,12 +59,12 @@ def test_every_second_epoch_and_the_last_step(tmp_path):
 
 def test_the_best_is_kept_and_patience_ends_the_run(tmp_path):
     evaluation, scores, _, saver = make(tmp_path, [0.2, 0.1, 0.3, 0.3, 0.25], patience=2)
-    enough = []
+    should_stop = []
     for step in range(1, 6):
         scores.weight.set_data(Tensor(np.array([10.0 * step], np.float32)))
         evaluation.on_step(report(step, step))
-        enough.append(evaluation.enough)
-    assert enough == [False, False, False, False, True]
+        should_stop.append(evaluation.should_stop)
+    assert should_stop == [False, False, False, False, True]
     assert evaluation.best == 0.3
     assert best(saver) == 30  # the first of two equals
 
@@ -84,7 +84,7 @@ def test_given_up_scorings_change_nothing(tmp_path):
     evaluation.on_step(report(1, 1))
     evaluation.on_step(report(2, 2))
     assert not rows
-    assert not evaluation.enough
+    assert not evaluation.should_stop
     assert not saver.best_path.exists()
 
 
@@ -95,7 +95,7 @@ def test_resuming(tmp_path):
     other, _, _, saver = make(tmp_path / "other", [0.3], patience=2)
     other.restore(evaluation.state())
     other.on_step(report(3, 3))
-    assert other.enough
+    assert other.should_stop
     assert not saver.best_path.exists()
 
 
