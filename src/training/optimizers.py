@@ -51,16 +51,23 @@ class Optimizer(nn.Cell):
         raise NotImplementedError
 
 
+_decay = ops.MultitypeFuncGraph("decay")
+
+
+@_decay.register("Tuple", "Number", "Tensor", "Tensor")
+def _decay_one(scalars, decay, grad, parameter):
+    decay_scale, grad_scale = scalars
+    if decay > 0:
+        grad = grad + (decay * decay_scale) * parameter
+    return grad if grad_scale is None else grad * grad_scale
+
+
 _apply_sgd = ops.MultitypeFuncGraph("apply_sgd")
 
 
-@_apply_sgd.register("Function", "Tuple", "Number", "Number", "Tensor", "Tensor", "Tensor")
-def _apply_sgd_to_one(apply, scalars, decay, lr_factor, grad, parameter, moment):
-    rate, momentum, grad_scale, decay_scale = scalars
-    if decay > 0:
-        grad = grad + (decay * decay_scale) * parameter
-    if grad_scale is not None:
-        grad = grad * grad_scale
+@_apply_sgd.register("Function", "Tuple", "Number", "Tensor", "Tensor", "Tensor")
+def _apply_sgd_to_one(apply, scalars, lr_factor, grad, parameter, moment):
+    rate, momentum = scalars
     if lr_factor != 1:
         rate = rate * lr_factor
     return apply(parameter, moment, rate, grad, momentum)
@@ -102,10 +109,12 @@ class SGD(Optimizer):
         decay_scale, grad_scale = finite.astype(ms.float32), None
         if self.dampening > 0:
             grad_scale = ops.select(step == 0, _number(1.0), _number(1.0 - self.dampening))
-        scalars = (rate, momentum, grad_scale, decay_scale)
-        one = ops.partial(_apply_sgd, self.apply_momentum, scalars)
-        settings = (self.decays, self.lr_factors)
-        done = self.map(one, *settings, grads, self.parameters, self.moments)
+        # Every parameter is read before the first is updated: a GPU joins the updates to one node
+        # (CombineScaleMomentum, seen in 2.8.0), which could not come after a part of itself.
+        decay = ops.partial(_decay, (decay_scale, grad_scale))
+        grads = self.map(decay, self.decays, grads, self.parameters)
+        one = ops.partial(_apply_sgd, self.apply_momentum, (rate, momentum))
+        done = self.map(one, self.lr_factors, grads, self.parameters, self.moments)
         return ops.depend(ops.assign_add(self.global_step, Tensor([1], ms.int32)), done)
 
 
