@@ -21,7 +21,7 @@ from tqdm import tqdm
 from src.data.records import ImageError
 from src.drawing.detections import draw_detections
 from src.formats.shipped import PHOTOS
-from src.inference.detector import Detector
+from src.inference.detector import ArrayDetector
 from src.inference.image_sources import STDIN, Frames, Source, find_sources, listed_sources
 from src.inference.open_network import prepare_device, read_network_file
 from src.inference.result_files import WRITERS, Found
@@ -148,7 +148,7 @@ class Demo:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: ArrayDetector,
         folder: Path,
         lowest: float,
         draw: bool = True,

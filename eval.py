@@ -27,7 +27,7 @@ from src.evaluation.submission import write_submission
 from src.evaluation.summary import all_metrics, as_text
 from src.formats.checkpoint import Labels
 from src.formats.shipped import PHOTOS
-from src.inference.detector import STAGES, Detector
+from src.inference.detector import STAGES, ArrayDetector
 from src.inference.open_network import NetworkFile, prepare_device, read_network_file
 from src.runtime.errors import UsageError, printable
 from src.runtime.files import locked, write_json
@@ -140,7 +140,7 @@ class Found(NamedTuple):
     seconds: float
 
 
-def build_detector(network: NetworkFile, data: DetectionData) -> Detector:
+def build_detector(network: NetworkFile, data: DetectionData) -> ArrayDetector:
     """The detector in a file; where that does not name its classes they are those of the data."""
     classes = network.config.model.num_classes
     if network.labels is None and classes != data.num_classes:
@@ -152,7 +152,7 @@ def build_detector(network: NetworkFile, data: DetectionData) -> Detector:
 
 
 def detect(
-    detector: Detector,
+    detector: ArrayDetector,
     data: DetectionData,
     config: Config,
     args: argparse.Namespace,
@@ -199,7 +199,7 @@ def relevant(config: Config) -> str:
     return to_json(Config(model=config.model, anchors=config.anchors, data=config.data, test=test))
 
 
-def report_views(detector: Detector) -> None:
+def report_views(detector: ArrayDetector) -> None:
     """Says what looking at an image more than once costs."""
     plan = detector.plan
     views = plan.views(plan.base_size, plan.base_size)

@@ -89,7 +89,7 @@ def our_evaluation(case: Case, folder: Path, data: DetectionData) -> Timed:
 
     from src.evaluation.pipeline import detect_split
     from src.formats.checkpoint import Labels
-    from src.inference.detector import Detector
+    from src.inference.detector import ArrayDetector
     from src.inference.mindspore_network import cell_network
 
     config, net = sides.our_network(case, folder)
@@ -99,7 +99,7 @@ def our_evaluation(case: Case, folder: Path, data: DetectionData) -> Timed:
     test = replace(config.test, score_threshold=lowest)
     numbers = tuple(range(1, sides.CLASSES))
     labels = Labels(tuple(map(str, numbers)), numbers)
-    detector = Detector.from_network(network, replace(config, test=test), labels, "weights")
+    detector = ArrayDetector.from_network(network, replace(config, test=test), labels, "weights")
     arguments = (detector, data, range(len(data.records)), numbers, lambda ids, entries: None)
     workers = config.train.num_workers
     evaluate = functools.partial(detect_split, *arguments, num_workers=workers)

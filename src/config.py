@@ -35,7 +35,7 @@ _LARGEST_INPUT = 4096
 class ModelConfig:
     """The network. Defaults are the official code's form; the paper's is one option away."""
 
-    backbone: str = setting("vgg16", "network below", choices=BACKBONES)
+    backbone: str = setting("vgg16", "network that gives the two feature maps", choices=BACKBONES)
     input_size: int = setting(
         512, "pixels; images are squashed to a square of this side", 64, _LARGEST_INPUT
     )
@@ -99,7 +99,7 @@ class TrainConfig:
         0, "length of the run whatever the data; 0: total_epochs", 0, 100 * _MANY
     )
     num_workers: int = setting(3, "processes or threads that read images", 1, 512)
-    schedule: str = setting("step", "of the learning rate", choices=("step", "cosine"))
+    schedule: str = setting("step", "how the learning rate falls", choices=("step", "cosine"))
     empty_image_negatives: int = setting(
         3, "mined from an image without boxes; official 0", 0, _MANY
     )
@@ -215,7 +215,7 @@ TEST_PRESETS: Mapping[str, Mapping[str, Any]] = {
 class OptimizerConfig:
     """The update of the weights."""
 
-    type: str = setting("SGD", "which", choices=("SGD", "AdamW"))
+    type: str = setting("SGD", "optimiser", choices=("SGD", "AdamW"))
     momentum: float = setting(0.9, "of AdamW: its first beta", 0, 0.999999)
     beta2: float = setting(0.999, "of AdamW", 0, 0.999999)
     weight_decay: float = setting(5e-5, "L2 for SGD, decoupled for AdamW", 0, 100)

@@ -35,7 +35,7 @@ from .data.records import ImageError
 from .drawing.detections import draw_detections
 from .formats.checkpoint import Labels
 from .formats.shipped import PHOTOS
-from .inference import detector as engine
+from .inference.detector import ArrayDetector, Detections
 from .inference.image_sources import find_sources
 from .inference.open_network import prepare_device, read_network_file
 from .inference.result_files import Found, coco_content
@@ -73,7 +73,7 @@ class Result(Sequence[Detection]):
 
     def __init__(
         self,
-        detections: engine.Detections,
+        detections: Detections,
         class_names: Sequence[str],
         image: np.ndarray,
         path: str = "",
@@ -236,7 +236,7 @@ class Detector:
         lowest_score: detections below are left out.
     """
 
-    def __init__(self, engine: engine.Detector, lowest_score: float = 0.0) -> None:
+    def __init__(self, engine: ArrayDetector, lowest_score: float = 0.0) -> None:
         self.engine = engine
         self.lowest_score = lowest_score
 
@@ -285,10 +285,10 @@ class Detector:
         config: Optional[Config] = None,
         labels: Optional[Labels] = None,
     ) -> "Detector":
-        """As `src.inference.detector.Detector.from_checkpoint`: with the score threshold of the
-        configuration, and a configuration and labels of one's own where given.
+        """As `ArrayDetector.from_checkpoint`: with the score threshold of the configuration, and a
+        configuration and labels of one's own where given.
         """
-        return cls(engine.Detector.from_checkpoint(Path(path), config, labels))
+        return cls(ArrayDetector.from_checkpoint(Path(path), config, labels))
 
     @property
     def class_names(self) -> Tuple[str, ...]:

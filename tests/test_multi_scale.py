@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from src.config import ConfigError, get_config
-from src.inference.detector import Detector
+from src.inference.detector import ArrayDetector
 from src.priors import build_priors, make_priors, resized_priors
 from src.training import builders
 
@@ -42,6 +42,6 @@ def test_training_and_detecting_match_with_the_same_priors(monkeypatch):
     monkeypatch.setattr(builders, "build_train_dataset", lambda *_, **parts: handed.update(parts))
     monkeypatch.setattr(builders, "batches", lambda _: None)
     builders.build_batches(config, None, 0, 1, 0, 1)
-    detector = Detector.from_network(None, config, None, "a test")
+    detector = ArrayDetector.from_network(None, config, None, "a test")
     np.testing.assert_array_equal(handed["multi_scale"][512], detector._by_size[512].priors)
     np.testing.assert_array_equal(handed["multi_scale"][320], detector._by_size[320].priors)

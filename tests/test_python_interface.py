@@ -15,7 +15,7 @@ from exporting import LABELS
 
 from src.detector import Detection, Detector
 from src.formats.checkpoint import Labels
-from src.inference import detector as engine
+from src.inference.detector import ArrayDetector
 from src.inference.postprocess import PostProcessor
 from src.runtime.errors import M2DetError
 
@@ -34,7 +34,7 @@ def detector():
 
     labels = Labels(("cat", "dog"), (1, 2))
     post = PostProcessor(priors)
-    return Detector(engine.Detector(network, post, 32, (0, 0, 0), labels, decoded=True), 0.5)
+    return Detector(ArrayDetector(network, post, 32, (0, 0, 0), labels, decoded=True), 0.5)
 
 
 @pytest.fixture

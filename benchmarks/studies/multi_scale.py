@@ -18,7 +18,7 @@ from src.data.coco_utils import load_data
 from src.data.records import DetectionData
 from src.evaluation.coco_metrics import category_ids_for, score_coco
 from src.evaluation.pipeline import detect_split
-from src.inference.detector import STAGES, Detector
+from src.inference.detector import STAGES, ArrayDetector
 from src.inference.open_network import read_network_file
 from src.runtime.device import setup_device
 from src.runtime.stopwatch import Stopwatch
@@ -37,7 +37,7 @@ def ways(base: int) -> List[List[str]]:
 
 
 def measure(
-    detector: Detector, data: DetectionData, config: Config
+    detector: ArrayDetector, data: DetectionData, config: Config
 ) -> Tuple[Dict[str, float], float]:
     """The COCO numbers, and seconds of an image after the network has been compiled."""
     ids = category_ids_for(detector.class_names, data)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..data.records import DetectionData, ImageRecord
 from ..data.sample_stream import Reader, limit_threads
-from ..inference.detector import STAGES, Detector
+from ..inference.detector import STAGES, ArrayDetector
 from ..inference.postprocess import Outputs
 from ..inference.views import View, view_input
 from ..runtime.stopwatch import Stopwatch
@@ -45,7 +45,7 @@ class Prepared:
 
 
 def detect_split(
-    detector: Detector,
+    detector: ArrayDetector,
     data: DetectionData,
     indices: Iterable[int],
     category_ids: Sequence[int],
@@ -87,7 +87,7 @@ def detect_split(
             future.result()
 
 
-def _forward(detector: Detector, batch: Sequence[Prepared], batch_size: int) -> List[Outputs]:
+def _forward(detector: ArrayDetector, batch: Sequence[Prepared], batch_size: int) -> List[Outputs]:
     """The network's outputs for every view of every image, image by image."""
     tasks = [(part, number) for part in batch for number in range(len(part.views))]
 
@@ -99,7 +99,7 @@ def _forward(detector: Detector, batch: Sequence[Prepared], batch_size: int) -> 
 
 
 def _finish(
-    detector: Detector,
+    detector: ArrayDetector,
     category_ids: Sequence[int],
     watch: Stopwatch,
     keep: Callable[[List[int], List[Results]], None],
@@ -118,7 +118,7 @@ def _finish(
     keep([part.record.image_id for part in batch], entries)
 
 
-def _prepare(detector: Detector, reader: Reader, watch: Stopwatch, index: int) -> Prepared:
+def _prepare(detector: ArrayDetector, reader: Reader, watch: Stopwatch, index: int) -> Prepared:
     limit_threads()
     record = reader.records[index]
     with watch.stage("load"):

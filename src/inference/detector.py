@@ -19,7 +19,7 @@ from .merging import merge_views
 from .postprocess import Candidates, Detections, Network, Outputs, PostProcessor, candidates
 from .views import View, ViewPlan, map_to_image, view_input
 
-__all__ = ["Detections", "Detector", "PostProcessor", "build_postprocessor", "candidates"]
+__all__ = ["ArrayDetector", "Detections", "PostProcessor", "build_postprocessor", "candidates"]
 
 STAGES = ("load", "preprocess", "network", "decode", "nms")
 
@@ -57,8 +57,8 @@ def build_plan(config: Config) -> ViewPlan:
     )
 
 
-class Detector:
-    """Images in, detections out.
+class ArrayDetector:
+    """Images as arrays in, detections as arrays out; `src.detector.Detector` takes files too.
 
     Args:
         network: inputs (B, 3, S, S) -> loc (B, P, 4), logits (B, P, C), arrays of float32.
@@ -103,7 +103,7 @@ class Detector:
         path: Union[str, Path],
         config: Optional[Config] = None,
         labels: Optional[Labels] = None,
-    ) -> "Detector":
+    ) -> "ArrayDetector":
         """A detector from a checkpoint and the files saved beside it. Switches MindSpore to graph
         mode, on the device that the machine has, unless it is in that mode.
 
@@ -134,7 +134,7 @@ class Detector:
         labels: Optional[Labels],
         source: str,
         decoded: bool = False,
-    ) -> "Detector":
+    ) -> "ArrayDetector":
         """A detector with the settings of a configuration, around a network from file `source`.
 
         Raises:

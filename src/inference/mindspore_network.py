@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network run by MindSpore, as the function of arrays that `Detector` takes."""
+"""A network run by MindSpore, as the function of arrays that `ArrayDetector` takes."""
 
 from pathlib import Path
 

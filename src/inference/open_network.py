@@ -14,7 +14,7 @@ import numpy as np
 from ..config import Config, ConfigError, override
 from ..formats.checkpoint import CheckpointError, Labels, load_labels, resolve_config
 from ..formats.exported_network import Exported, ExportedError, load_exported
-from .detector import Detector
+from .detector import ArrayDetector
 from .postprocess import Network, Outputs
 
 EXPORTED = (".mindir", ".onnx")
@@ -30,7 +30,7 @@ class NetworkFile:
     labels: Optional[Labels]  # None: no class names in the file or beside it
     exported: Optional[Exported]  # None for a checkpoint
 
-    def detector(self, config: Config, labels: Optional[Labels] = None) -> Detector:
+    def detector(self, config: Config, labels: Optional[Labels] = None) -> ArrayDetector:
         """The detector, with `config` in place of the file's and `labels` where it has none.
 
         Raises:
@@ -38,7 +38,7 @@ class NetworkFile:
         """
         labels = self.labels or labels
         if self.exported is None:
-            detector = Detector.from_checkpoint(self.path, config, labels)
+            detector = ArrayDetector.from_checkpoint(self.path, config, labels)
             detector.network = _announced(detector.network)
             return detector
         other = set(config.test.multi_scale) - {config.model.input_size}
@@ -50,7 +50,9 @@ class NetworkFile:
         network: Network = self.exported.network
         if needs_mindspore(self.path):
             network = _announced(network)
-        return Detector.from_network(network, config, labels, str(self.path), self.exported.decoded)
+        return ArrayDetector.from_network(
+            network, config, labels, str(self.path), self.exported.decoded
+        )
 
 
 def needs_mindspore(path: Path) -> bool:

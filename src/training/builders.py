@@ -14,7 +14,7 @@ from ..data.dataset import batches, build_train_dataset
 from ..data.records import DetectionData
 from ..evaluation.coco_metrics import category_ids_for
 from ..formats.checkpoint import Labels
-from ..inference.detector import Detector
+from ..inference.detector import ArrayDetector
 from ..inference.mindspore_network import cell_network
 from ..loss import ModelWithLoss, MultiBoxLoss
 from ..model.cpu_layers import fit_to_device
@@ -212,8 +212,8 @@ def build_scorer(
 ) -> SplitScorer:
     """Scores `model` on `data` as `eval.py` would."""
 
-    def make_detector() -> Detector:
-        return Detector.from_network(cell_network(model), config, labels, "the network")
+    def make_detector() -> ArrayDetector:
+        return ArrayDetector.from_network(cell_network(model), config, labels, "the network")
 
     return SplitScorer(
         model,

@@ -9,7 +9,7 @@ import numpy as np
 from ..data.records import DetectionData
 from ..evaluation.coco_metrics import score_coco
 from ..evaluation.pipeline import detect_split
-from ..inference.detector import Detector
+from ..inference.detector import ArrayDetector
 from ..runtime.collectives import gather
 from ..runtime.errors import M2DetError
 from .callback import Callback, CheckpointSaver, StepReport
@@ -36,7 +36,7 @@ class SplitScorer:
     def __init__(
         self,
         model: Any,
-        make_detector: Callable[[], Detector],
+        make_detector: Callable[[], ArrayDetector],
         data: DetectionData,
         category_ids: Sequence[int],
         batch_size: int = 1,
@@ -46,7 +46,7 @@ class SplitScorer:
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._model, self._make_detector = model, make_detector
-        self._detector: Optional[Detector] = None
+        self._detector: Optional[ArrayDetector] = None
         self._data, self._category_ids = data, category_ids
         self._batch_size, self._num_workers = batch_size, num_workers
         self._rank, self._world_size = rank, world_size

@@ -21,7 +21,7 @@ from src.data.coco_utils import load_data
 from src.data.records import DataError
 from src.evaluation.pipeline import detect_split
 from src.formats.checkpoint import Labels, save_config
-from src.inference.detector import STAGES, Detector, PostProcessor
+from src.inference.detector import STAGES, ArrayDetector, PostProcessor
 from src.inference.views import ViewPlan, view_input
 from src.runtime.device import RANK_VARIABLES
 from src.runtime.errors import UsageError
@@ -45,7 +45,7 @@ def network(inputs):
 
 
 def detector(labels=("cat", "dog"), **plan):
-    return Detector(
+    return ArrayDetector(
         network,
         PostProcessor(GRID),
         64,

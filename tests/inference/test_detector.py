@@ -6,7 +6,7 @@ import pytest
 
 from src.config import get_config
 from src.formats.checkpoint import Labels
-from src.inference.detector import Detector, PostProcessor, build_plan, build_postprocessor
+from src.inference.detector import ArrayDetector, PostProcessor, build_plan, build_postprocessor
 from src.inference.views import ViewPlan
 from src.priors import build_priors, make_priors
 
@@ -24,7 +24,7 @@ def test_prepares_the_image_and_answers_in_its_pixels():
         logits = np.array([[[0, 0, 9], [0, 8, 0]]], np.float32)
         return np.zeros((1, 2, 4), np.float32), logits
 
-    detector = Detector(network, PostProcessor(priors), 32, MEAN, LABELS)
+    detector = ArrayDetector(network, PostProcessor(priors), 32, MEAN, LABELS)
     found = detector(np.full((100, 200, 3), 200, np.uint8))
     np.testing.assert_allclose(found.boxes_px, [[80, 30, 120, 70], [10, 10, 30, 30]], rtol=1e-5)
     assert found.labels.tolist() == [2, 1]
@@ -59,7 +59,7 @@ def spotted(width, height, *spots):
 def detector(**plan):
     priors = {size: grid().astype(np.float32) for size in plan.get("sizes", ())}
     post = PostProcessor(grid().astype(np.float32))
-    return Detector(bright_spot, post, 64, MEAN, LABELS, ViewPlan(64, **plan), priors)
+    return ArrayDetector(bright_spot, post, 64, MEAN, LABELS, ViewPlan(64, **plan), priors)
 
 
 @pytest.mark.parametrize("plan", [{}, {"flip": True}, {"sizes": (48, 64, 96)}])
@@ -154,4 +154,4 @@ def test_priors_of_other_sizes_keep_their_pixels():
 def test_labels_must_fit():
     config = get_config("m2det_tiny", ["model.num_classes=5"])
     with pytest.raises(ValueError, match=r"x\.ckpt: 2 class names for a network of 4"):
-        Detector.from_network(bright_spot, config, LABELS, "x.ckpt")
+        ArrayDetector.from_network(bright_spot, config, LABELS, "x.ckpt")

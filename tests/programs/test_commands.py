@@ -15,7 +15,7 @@ import eval as evaluate
 import train
 from src.data.synthetic_shapes import CATEGORY_IDS, CLASS_NAMES
 from src.formats.checkpoint import read_checkpoint
-from src.inference.detector import Detector
+from src.inference.detector import ArrayDetector
 from src.training.callback import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -158,7 +158,7 @@ def test_on_the_command_line_an_error_is_one_line_and_exit_code_2(data, tmp_path
 
 
 def test_the_detector_in_three_lines(run):
-    detector = Detector.from_checkpoint(run / f"{PREFIX}-final.ckpt")
+    detector = ArrayDetector.from_checkpoint(run / f"{PREFIX}-final.ckpt")
     found = detector(np.zeros((40, 80, 3), np.uint8))
     assert detector.class_names == CLASS_NAMES
     assert found.boxes_px.shape == (len(found), 4)

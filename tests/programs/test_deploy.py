@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deploy/: programs of their own that find what the Detector finds."""
+"""deploy/: programs of their own that find what the ArrayDetector finds."""
 
 import dataclasses
 import importlib.util
@@ -20,7 +20,7 @@ from src.data.images import read_image
 from src.data.transforms import to_input
 from src.formats.export_check import decoded, hard_nms_of, network_outputs
 from src.formats.exported_network import load_exported
-from src.inference.detector import Detector
+from src.inference.detector import ArrayDetector
 from src.inference.mindspore_network import cell_network
 from src.inference.postprocess import Detections, PostProcessor
 from src.priors import make_priors
@@ -61,9 +61,9 @@ def photographs(coco_tiny):
 
 @pytest.fixture(scope="module")
 def detected(exports, photographs):
-    """What the Detector finds in each photograph."""
+    """What the ArrayDetector finds in each photograph."""
     network = cell_network(exports.network)
-    detector = Detector.from_network(network, exports.config, LABELS, "net")
+    detector = ArrayDetector.from_network(network, exports.config, LABELS, "net")
     return [detector(image) for image in photographs]
 
 
@@ -92,9 +92,9 @@ def test_the_same_boxes_as_the_detector(case, programs, photographs, detected):
 
 @pytest.mark.parametrize("case", ["mindir raw any", "onnx raw image"])
 def test_the_same_boxes_from_raw_files(case, exports, photographs, detected):
-    """As eval.py uses them: loaded for a Detector, four images at a time."""
+    """As eval.py uses them: loaded for a ArrayDetector, four images at a time."""
     file = load_exported(exports.path(case))
-    detector = Detector.from_network(file.network, file.config, file.labels, case)
+    detector = ArrayDetector.from_network(file.network, file.config, file.labels, case)
     missing = 0
     for own, found in zip(detected, detector.detect_batch(photographs, 4)):
         entries = [

@@ -8,7 +8,7 @@ from datasets import write_coco
 from exporting import LABELS
 
 import eval as evaluate
-from src.inference.detector import Detector
+from src.inference.detector import ArrayDetector
 from src.inference.mindspore_network import cell_network
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -20,7 +20,7 @@ def data(exports, tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(2)
     network = cell_network(exports.network)
-    detector = Detector.from_network(network, exports.config, LABELS, "net")
+    detector = ArrayDetector.from_network(network, exports.config, LABELS, "net")
     content = {"images": [], "annotations": [], "categories": []}
     for name, number in zip(LABELS.class_names, LABELS.category_ids):
         content["categories"].append({"id": number, "name": name})

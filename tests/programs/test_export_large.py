@@ -15,7 +15,7 @@ from src.data.images import read_image
 from src.formats.checkpoint import Labels, save_checkpoint, save_config
 from src.formats.export_check import network_outputs
 from src.formats.exported_network import load_exported
-from src.inference.detector import Detector
+from src.inference.detector import ArrayDetector
 from src.model import build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
@@ -53,7 +53,7 @@ def test_large_networks(name, tmp_path, coco_tiny, capsys):
     save_config(tmp_path, config, labels)
     paths = sorted((coco_tiny / "val2017").glob("*.jpg"))[: NETWORKS[name][1]]
     photographs = [read_image(str(path)) for path in paths]
-    detector = Detector.from_network(partial(network_outputs, network), config, labels, name)
+    detector = ArrayDetector.from_network(partial(network_outputs, network), config, labels, name)
     expected = detector.detect_batch(photographs)
     total = sum(map(len, expected))
     assert total > 10 * len(photographs)
@@ -65,7 +65,9 @@ def test_large_networks(name, tmp_path, coco_tiny, capsys):
         shown = [line for line in printed.splitlines() if line.startswith("batch ")]
         assert [line.split(":")[0] for line in shown] == ["batch 1", "batch 4"]
         file = load_exported(path)
-        found = Detector.from_network(file.network, file.config, file.labels, kind, file.decoded)
+        found = ArrayDetector.from_network(
+            file.network, file.config, file.labels, kind, file.decoded
+        )
         missing = differing(expected, found.detect_batch(photographs))
         with capsys.disabled():
             print(f"\n{name} {kind}: {json.dumps(shown)}; {missing} of {total} boxes differ")
