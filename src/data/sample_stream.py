@@ -190,8 +190,9 @@ class SampleStream:
             return None
         image, boxes, labels = made
         loc, label = match(boxes / np.float32(size), labels, priors, self.iou_threshold)
-        pixels = np.ascontiguousarray(image.transpose(2, 0, 1)) if self.raw else None
-        if pixels is None:
+        if self.raw:
+            pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+        else:
             pixels = transforms.to_input(image, self.mean_bgr)
         return pixels, loc, label, np.array(index, np.int32)
 

@@ -12,6 +12,8 @@ from typing import Sequence, Tuple
 import cv2
 import numpy as np
 
+from ..box_utils import iou_matrix
+
 BRIGHTNESS = 32.0  # added, either way
 CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
@@ -87,7 +89,7 @@ def crop(
         inside = inside.all(axis=2)
         good = inside.any(axis=1)
         if limit > 0:
-            good &= (_iou(windows, boxes_px) >= limit).all(axis=1)
+            good &= (iou_matrix(windows, boxes_px) >= limit).all(axis=1)
         if good.any():
             first = int(good.argmax())
             left, top, right, bottom = windows[first].tolist()
@@ -109,15 +111,6 @@ def _windows(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     h = np.clip((scale / ratio * height).astype(np.int64), 1, height)
     left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
     return np.stack([left, top, left + w, top + h], axis=1)
-
-
-def _iou(windows: np.ndarray, boxes_px: np.ndarray) -> np.ndarray:
-    """(K, 4), (G, 4) -> (K, G)."""
-    low = np.maximum(windows[:, None, :2], boxes_px[:, :2])
-    high = np.minimum(windows[:, None, 2:], boxes_px[:, 2:])
-    inter = np.clip(high - low, 0, None).prod(axis=2)
-    areas = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(axis=1)
-    return inter / ((windows[:, 2:] - windows[:, :2]).prod(axis=1)[:, None] + areas - inter)
 
 
 def canvas(

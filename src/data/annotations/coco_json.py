@@ -5,22 +5,9 @@ sure.
 
 import json
 import math
-from typing import (
-    Any,
-    Container,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Tuple,
-)
+from typing import Any, Container, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from ..records import (
-    DataError,
-    Findings,
-)
+from ..records import DataError, Findings
 
 
 class RawBox(NamedTuple):
