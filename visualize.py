@@ -1,118 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look inside: prior boxes on an image, the priors matched to each object, or activations.
+"""visualize.py of the model zoo; the same as `m2det visualize`."""
 
-`priors` needs a configuration, `matches` a data set as well, `activations` a checkpoint.
-"""
+from functools import partial
 
-import argparse
-from pathlib import Path
-from typing import Optional, Sequence
+from src.programs.command import run
+from src.utils import run_main
 
-import cv2
-import numpy as np
-
-from src.config import Config
-from src.data.coco_utils import load_data
-from src.data.images import read_image
-from src.drawing.network_insides import draw_activations, draw_matches, draw_priors
-from src.formats.checkpoint import resolve_config
-from src.inference.views import View, view_input
-from src.priors import make_priors, map_sizes, prior_shapes_per_cell
-from src.runtime.errors import UsageError, printable
-from src.runtime.files import write_atomically
-from src.utils import add_common_arguments, run_main
-
-
-def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("priors", "matches", "activations"))
-    parser.add_argument("--checkpoint_path", type=Path, help="its config.json is used, too")
-    parser.add_argument("--image", type=Path, help="for priors and activations")
-    parser.add_argument("--dataset_path", type=Path, help="for matches")
-    parser.add_argument("--split", default="train", help="of the data set (default: train)")
-    parser.add_argument("--index", type=int, default=0, help="image of the split, from 0")
-    parser.add_argument("--output", type=Path, help="default: WHAT.png")
-    add_common_arguments(parser)
-    return parser.parse_args(argv)
-
-
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_arguments(argv)
-    needs = {"matches": ("dataset_path",), "activations": ("image", "checkpoint_path")}
-    for name in needs.get(args.what, ("image",)):
-        if getattr(args, name) is None:
-            raise UsageError(f"{args.what} needs --{name}")
-    if args.config is None and args.checkpoint_path is None:
-        raise UsageError(
-            f"{args.what} needs --config, or --checkpoint_path with config.json beside"
-        )
-    if args.checkpoint_path is not None and not args.checkpoint_path.is_file():
-        raise UsageError(f"checkpoint {args.checkpoint_path} not found")
-    output = args.output or Path(f"{args.what}.png")
-    if output.suffix.lower() not in (".png", ".jpg", ".jpeg") or output.is_dir():
-        raise UsageError(f"--output {output}: expected a file whose name ends in .png or .jpg")
-    config = resolve_config(args.config, args.set, args.checkpoint_path)
-    picture = {"priors": priors, "matches": matches, "activations": activations}[args.what]
-    content = cv2.imencode(output.suffix.lower(), picture(config, args))[1].tobytes()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, content)
-    print(f"written: {printable(str(output))}")
-
-
-def priors(config: Config, args: argparse.Namespace) -> np.ndarray:
-    """The priors of the middle cell of each feature map."""
-    sizes = map_sizes(config.model)
-    per_cell = prior_shapes_per_cell(config.anchors, len(sizes))
-    return draw_priors(read_image(str(args.image)), make_priors(config), sizes, per_cell)
-
-
-def matches(config: Config, args: argparse.Namespace) -> np.ndarray:
-    """The priors that each object of an image of the data set is trained on.
-
-    Raises:
-        UsageError: no such image, or one without objects.
-    """
-    data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
-    if not 0 <= args.index < len(data.records):
-        raise UsageError(f"--index must be from 0 to {len(data.records) - 1}, not {args.index}")
-    record = data.records[args.index]
-    keep = ~record.ignore
-    if not keep.any():
-        raise UsageError(f"{record.path}: has no objects; choose another with --index")
-    boxes = record.boxes_px[keep] / np.tile([record.width, record.height], 2)
-    return draw_matches(
-        read_image(record.path, (record.width, record.height)),
-        boxes,
-        record.labels[keep],
-        make_priors(config),
-        config.anchors.iou_threshold,
-        data.class_names,
-    )
-
-
-def activations(config: Config, args: argparse.Namespace) -> np.ndarray:
-    """Mean activation of each level and scale of the pyramid, as Figure 6 of the paper.
-
-    Raises:
-        UsageError: weights that do not fit, or a network without levels.
-    """
-    if config.model.neck != "mlfpn":
-        raise UsageError(f"model.neck={config.model.neck} has no levels to show")
-    from mindspore import Tensor
-
-    from src.inference.mindspore_network import load_network
-    from src.runtime.device import setup_device
-    from src.runtime.graph_cache.cached_cell import Cached
-
-    setup_device(args.device_target, args.device_id)
-    model = load_network(config, args.checkpoint_path)
-    image = read_image(str(args.image))
-    whole = View(config.model.input_size, (0, 0, image.shape[1], image.shape[0]))
-    inputs = Tensor(view_input(image, whole, config.data.mean_bgr)[None])
-    features = Cached(model.backbone)(inputs)
-    maps = [found.asnumpy()[0] for found in Cached(model.neck)(*features)]
-    return draw_activations(image, maps, config.model.num_levels)
-
+main = partial(run, "visualize")
 
 if __name__ == "__main__":
     run_main(main)

@@ -13,6 +13,7 @@ import time
 import psutil
 
 import train
+from src.programs import train as train_program
 from src.training import builders, callback, train_step
 from src.training import validation as train_eval
 from src.utils import run_main
@@ -58,7 +59,7 @@ def worker_dies(*args):
 phase, arguments = sys.argv[1], sys.argv[2:]
 build_batches = builders.build_batches
 if phase == "loading":
-    train.load_data = announce(train.load_data, at=1)
+    train_program.load_data = announce(train_program.load_data, at=1)
 elif phase == "data":
     builders.build_batches = slow_batches
 elif phase == "step":

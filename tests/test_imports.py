@@ -19,6 +19,7 @@ LAYERS = (
     ("training",),
     ("drawing",),
     ("utils", "detector"),
+    ("programs",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(SRC.rglob("*.py"))

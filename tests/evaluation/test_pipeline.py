@@ -175,7 +175,7 @@ def main(root, tmp_path, monkeypatch, device):
     checkpoint.write_bytes(b"weights")
     config = get_config("m2det_tiny", ["model.num_classes=3"])
     save_config(checkpoint.parent, config, Labels(("cat", "dog"), (3, 7)))
-    monkeypatch.setattr(evaluate, "build_detector", lambda *_: detector())
+    monkeypatch.setattr("src.programs.eval.build_detector", lambda *_: detector())
 
     def call(*flags, data=root):
         argv = ["--checkpoint_path", str(checkpoint), "--dataset_path", str(data)]
@@ -202,7 +202,7 @@ def test_everything_is_written_and_printed(main, tmp_path, capsys):
 
 
 def test_the_cost_of_more_views_is_said(main, monkeypatch, caplog):
-    monkeypatch.setattr(evaluate, "build_detector", lambda *_: detector(flip=True))
+    monkeypatch.setattr("src.programs.eval.build_detector", lambda *_: detector(flip=True))
     with caplog.at_level(logging.INFO):
         main()
     assert "2 views of each image: 2.0 times the pixels of one" in caplog.text
@@ -221,7 +221,7 @@ def test_an_interrupted_run_goes_on(main, tmp_path, monkeypatch, caplog):
 
     broken = detector()
     broken.network = dies
-    monkeypatch.setattr(evaluate, "build_detector", lambda *_: broken)
+    monkeypatch.setattr("src.programs.eval.build_detector", lambda *_: broken)
     with pytest.raises(KeyboardInterrupt):
         main("--set", "test.batch_size=2")
     assert (tmp_path / "out" / "partial" / "rank_0.jsonl").is_file()
@@ -241,7 +241,7 @@ def test_what_is_done_is_kept_until_everything_is_written(main, tmp_path, monkey
     (tmp_path / "out" / "partial").mkdir(parents=True)
     (tmp_path / "out" / "partial" / "rank_5.jsonl").write_text("of a run with more ranks")
     with monkeypatch.context() as broken:
-        broken.setattr(evaluate, "coco_score", fails)
+        broken.setattr("src.programs.eval.coco_score", fails)
         with pytest.raises(OSError, match="no space left"):
             main()
     with caplog.at_level(logging.INFO):
@@ -287,8 +287,8 @@ def test_compiling_is_no_part_of_the_speed(main, tmp_path, monkeypatch):
 
     slow = detector()
     slow.network = network_with_clock
-    monkeypatch.setattr(evaluate, "build_detector", lambda *_: slow)
-    monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("src.programs.eval.build_detector", lambda *_: slow)
+    monkeypatch.setattr("src.programs.eval.time", SimpleNamespace(monotonic=lambda: clock[0]))
     stopwatch = SimpleNamespace(perf_counter=lambda: clock[0])
     monkeypatch.setattr("src.runtime.stopwatch.time", stopwatch)
     main()

@@ -39,8 +39,8 @@ def run(monkeypatch, tmp_path):
         wanted.append(config.test.score_threshold)
         return StandIn()
 
-    monkeypatch.setattr(demo.ArrayDetector, "from_checkpoint", from_checkpoint)
-    monkeypatch.setattr(demo, "prepare_device", lambda *_: (0, 1))
+    monkeypatch.setattr("src.programs.demo.ArrayDetector.from_checkpoint", from_checkpoint)
+    monkeypatch.setattr("src.programs.demo.prepare_device", lambda *_: (0, 1))
     (tmp_path / "m.ckpt").touch()
 
     def call(*arguments):
@@ -258,7 +258,7 @@ def test_an_interrupt_keeps_what_was_found(run, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             return super().__call__(image)
 
-    monkeypatch.setattr(demo.ArrayDetector, "from_checkpoint", lambda *_: Interrupted())
+    monkeypatch.setattr("src.programs.demo.ArrayDetector.from_checkpoint", lambda *_: Interrupted())
     entries, _ = run("--input", path)
     assert [entry["frame"] for entry in entries] == [0, 1]
     assert cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags of each subcommand; no framework is imported for them."""
+
+import argparse
+from pathlib import Path
+from typing import Optional, Sequence
+
+from ..config import PRESETS
+from ..runtime.cpu_settings import usable_cores
+from ..utils import add_common_arguments, add_debug_argument
+
+Words = Optional[Sequence[str]]  # of the command line; None is sys.argv
+
+
+def train_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
+    """Train M2Det on a COCO or Pascal VOC data set."""
+    from ..formats import shipped
+
+    parser = argparse.ArgumentParser(prog=prog, description=train_arguments.__doc__)
+    parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
+    parser.add_argument("--split", default="train", help="split to train on (default: train)")
+    parser.add_argument(
+        "--pretrained_backbone", default="none", help="converted backbone weights, or none"
+    )
+    parser.add_argument("--train_url", default="outputs", type=Path, help="output folder")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint")
+    begin.add_argument(
+        "--finetune",
+        metavar=f"PATH|{shipped.NAME}",
+        help="begin with what fits of a checkpoint, or of the network that comes with the project",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="resume in spite of other classes, ranks or schedule"
+    )
+    parser.add_argument("--check", action="store_true", help="check the data set and stop")
+    parser.add_argument("--dry_run", action="store_true", help="build, show a batch, and stop")
+    parser.add_argument("--distribute", action="store_true", help="one of several msrun ranks")
+    parser.add_argument("--log_interval", type=int, default=10, help="steps between log lines")
+    add_common_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.log_interval < 1:
+        parser.error(f"--log_interval must be at least 1, not {args.log_interval}")
+    return args
+
+
+def eval_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
+    """Evaluate a checkpoint or an exported file on any split of a COCO or Pascal VOC data set.
+
+    Writes detections.json (a COCO results file) and metrics.json, or for a split without ground
+    truth the zip file that the COCO server takes. Interrupted, it goes on where it was.
+    """
+    from ..evaluation.coco_metrics import SCORERS
+    from ..formats.shipped import PHOTOS
+
+    parser = argparse.ArgumentParser(prog=prog, description=eval_arguments.__doc__)
+    parser.add_argument(
+        "--checkpoint_path",
+        default=PHOTOS,
+        type=Path,
+        help="default: the network of photographs that comes with the project",
+    )
+    parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
+    parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
+    parser.add_argument("--output", default="eval_output", type=Path, help="folder for the results")
+    parser.add_argument("--scorer", default=SCORERS[0], choices=SCORERS, help="of the COCO numbers")
+    parser.add_argument("--name", help="of the method in a submission; the experiment's otherwise")
+    parser.add_argument(
+        "--score_threshold",
+        type=float,
+        default=0.3,
+        help="detections counted in the confusion matrix and the errors (%(default)s)",
+    )
+    parser.add_argument("--report", action="store_true", help="write report.html as well")
+    parser.add_argument("--distribute", action="store_true", help="one of several msrun ranks")
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def export_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
+    """Export a checkpoint to MINDIR or ONNX and check that the file computes the same."""
+    parser = argparse.ArgumentParser(prog=prog, description=export_arguments.__doc__)
+    parser.add_argument("--checkpoint_path", required=True, type=Path)
+    parser.add_argument("--file_format", default="MINDIR", choices=("MINDIR", "ONNX"))
+    parser.add_argument("--output", type=Path, help="default: the checkpoint's name, new ending")
+    parser.add_argument(
+        "--inputs",
+        default="tensor",
+        choices=("tensor", "image"),
+        help="tensor: (B, 3, S, S) float32, BGR minus mean; image: (B, S, S, 3) uint8 BGR",
+    )
+    parser.add_argument(
+        "--outputs",
+        default="boxes",
+        choices=("raw", "boxes", "detections"),
+        help="boxes: decoded, with probabilities; raw: offsets and class scores; detections: boxes"
+        " after hard NMS, ONNX only, for deploy/ (%(default)s)",
+    )
+    parser.add_argument("--batch_size", type=int, default=1, help="0 for any number (%(default)s)")
+    parser.add_argument(
+        "--fold_batchnorm", action="store_true", help="put BatchNorm into the convolutions"
+    )
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def convert_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
+    """Convert weights to MindSpore, or a checkpoint made here to the official PyTorch layout.
+
+    The input is a PyTorch file, an ONNX graph or a NumPy archive. What it holds is seen from its
+    keys: a VGG-16, reduced as in ssd.pytorch or Oxford's without its fully connected layers; a
+    ResNet of torchvision, with BatchNorm or with it folded into the convolutions; an SE network of
+    Cadene's pretrained-models; or a whole model of the official M2Det code.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=convert_arguments.__doc__)
+    parser.add_argument(
+        "--input", required=True, type=Path, help="X.pth, X.onnx or X.npz; X.ckpt for --to pytorch"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="Y.ckpt, Y.safetensors or Y.pth")
+    parser.add_argument("--to", default="mindspore", choices=("mindspore", "pytorch"))
+    parser.add_argument(
+        "--pixels",
+        choices=("bgr", "rgb"),
+        help="what a backbone was trained on: BGR in 0..255 minus a mean, as here, or torchvision's"
+        " RGB (default: rgb where BatchNorm is folded, else bgr)",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="NAME",
+        help=f"preset the input must fit (default: what it tells of itself): {', '.join(PRESETS)}",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="section.key=value",
+        action="append",
+        default=[],
+        help="override a parameter, e.g. model.input_size=512, which no checkpoint tells",
+    )
+    add_debug_argument(parser)
+    return parser.parse_args(argv)
+
+
+def demo_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
+    """Detect in images, folders, patterns, videos, a camera, or files listed on standard input.
+
+    Draws pictures or videos with the boxes in, and writes all boxes to a file. A picture that
+    cannot be read is passed over and reported.
+    """
+    from ..formats.shipped import PHOTOS
+    from ..inference.result_files import WRITERS
+
+    parser = argparse.ArgumentParser(prog=prog, description=demo_arguments.__doc__)
+    parser.add_argument(
+        "--checkpoint_path",
+        default=PHOTOS,
+        type=Path,
+        help="default: the network of photographs that comes with the project",
+    )
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        help="images, videos, folders, patterns ('a/*.jpg'), a camera's number,"
+        " or - for paths on standard input, one a line",
+    )
+    parser.add_argument("--output", default="demo_output", type=Path, help="folder for the results")
+    parser.add_argument(
+        "--format", default=["json"], nargs="+", choices=sorted(WRITERS), help="of the boxes"
+    )
+    parser.add_argument("--no_pictures", action="store_true", help="draw nothing, only list boxes")
+    parser.add_argument("--show", action="store_true", help="show what is drawn, on a screen")
+    parser.add_argument("--limit", type=int, default=0, help="pictures at most; 0 takes all")
+    parser.add_argument(
+        "--score_threshold", type=float, default=0.3, help="lowest score shown (%(default)s)"
+    )
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
+    """Check a COCO or Pascal VOC data set before training: numbers, faults, reach of the priors."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=check_arguments.__doc__,
+        epilog="Exit code 0: nothing wrong, or training repairs it; 1: errors; 2: wrong usage.",
+    )
+    parser.add_argument("dataset", type=Path, help="COCO or VOC folder")
+    parser.add_argument("--split", nargs="+", help="splits to check (default: train and val)")
+    parser.add_argument("--config", default="m2det512_vgg16", choices=PRESETS, metavar="NAME")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    parser.add_argument(
+        "--images",
+        default="decode",
+        choices=("decode", "header", "none"),
+        help="decode every image (default), look at headers, or do not open images",
+    )
+    parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument("--strict", action="store_true", help="what training repairs is an error")
+    parser.add_argument(
+        "--suggest_anchors", action="store_true", help="print anchors.scales that fit the boxes"
+    )
+    parser.add_argument("--picture", type=Path, default=Path("check_data.png"), help="PNG to write")
+    return parser.parse_args(argv)
+
+
+def visualize_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
+    """Look inside: prior boxes on an image, the priors matched to each object, or activations.
+
+    `priors` needs a configuration, `matches` a data set as well, `activations` a checkpoint.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=visualize_arguments.__doc__)
+    parser.add_argument("what", choices=("priors", "matches", "activations"))
+    parser.add_argument("--checkpoint_path", type=Path, help="its config.json is used, too")
+    parser.add_argument("--image", type=Path, help="for priors and activations")
+    parser.add_argument("--dataset_path", type=Path, help="for matches")
+    parser.add_argument("--split", default="train", help="of the data set (default: train)")
+    parser.add_argument("--index", type=int, default=0, help="image of the split, from 0")
+    parser.add_argument("--output", type=Path, help="default: WHAT.png")
+    add_common_arguments(parser)
+    return parser.parse_args(argv)

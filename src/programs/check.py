@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check a COCO or Pascal VOC data set before training: numbers, faults, reach of the priors."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Dict, List
+
+import cv2
+import numpy as np
+
+from ..config import Config, get_config
+from ..data.anchor_fit import build_grid, fit_of, suggest_scales
+from ..data.annotations.layout import choose_split
+from ..data.checks import (
+    HARMLESS,
+    boxes_cxcywh,
+    check_images,
+    class_counts,
+    columns_of,
+    find_duplicate_boxes,
+    reach_by_coco_size,
+    reach_by_side,
+)
+from ..data.coco_utils import find_splits, load_data
+from ..data.dataset import usable_workers
+from ..data.records import Columns, DataError, DetectionData, Findings
+from ..drawing.data_overview import draw_report, prior_shapes_px
+from ..priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
+from ..runtime.errors import M2DetError
+from ..runtime.files import write_atomically
+
+OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched
+
+
+def main(args: argparse.Namespace) -> int:
+    """Check, report on stdout, and return the exit code."""
+    try:
+        config = get_config(args.config, args.set)
+        return check(args, config)
+    except (DataError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except M2DetError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def check(args: argparse.Namespace, config: Config) -> int:
+    failed = False
+    known: Dict[bytes, str] = {}
+    for split in args.split or default_splits(args.dataset, config):
+        findings = Findings(collect=True)
+        data = load_data(args.dataset, split, config.data.allow_links, findings)
+        print(f"{data.annotation_path}, split {data.split} ({data.style})")
+        columns = columns_of(data)
+        print_numbers(data, columns)
+        find_duplicate_boxes(data, columns, findings)
+        if args.images != "none":
+            bar = ProgressBar()
+            workers = usable_workers(args.workers)
+            seen = check_images(data, args.images == "decode", workers, findings, bar.show)
+            for digest in seen.keys() & known.keys():
+                if seen[digest] != known[digest]:
+                    message = f"{seen[digest]}: also in another split, as {known[digest]}"
+                    findings.note("images of two splits", message)
+            known.update(seen)
+        iou = print_reach(columns, config)
+        if args.suggest_anchors:
+            print_anchors(columns, config)
+        if args.picture and len(iou) == len(columns.labels):
+            write_picture(picture_path(args.picture, data.split), data, columns, config)
+        failed |= print_findings(findings, args.strict)
+    return int(failed)
+
+
+def default_splits(root: Path, config: Config) -> List[str]:
+    """What training and evaluation would take; at least one.
+
+    Raises:
+        DataError: neither is there.
+    """
+    available = dict.fromkeys(find_splits(root, config.data.allow_links))
+    chosen, failures = [], []
+    for split in ("train", "val"):
+        try:
+            chosen.append(choose_split(split, available, str(root)))
+        except DataError as error:
+            failures.append(error)
+    if not chosen and available:
+        raise failures[0]
+    return chosen or ["train"]  # reading it says what was expected
+
+
+def print_numbers(data: DetectionData, columns: Columns) -> None:
+    """Counts of images, boxes and classes, and the distribution of box sizes."""
+    empty = len(data.records) - len(np.unique(columns.image))
+    ignored = int(columns.ignore.sum())
+    print(f"  images {len(data.records)}, of them {empty} without boxes")
+    print(f"  boxes {len(columns.labels)}, of them {ignored} ignored (crowd or difficult)")
+    counts = class_counts(data, columns)
+    unused = [name for name, count in counts.items() if count == 0]
+    print(f"  classes {len(counts)}, of them {len(unused)} without a box")
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    print("  " + ", ".join(f"{name} {count}" for name, count in ranked[:12]), end="")
+    print(", ..." if len(ranked) > 12 else "")
+    if len(columns.labels):
+        sides = np.sqrt((columns.boxes_px[:, 2:] - columns.boxes_px[:, :2]).prod(axis=1))
+        shares = ", ".join(f"{q}%: {np.percentile(sides, q):.0f}" for q in (1, 10, 50, 90, 99))
+        print(f"  box size, square root of the area in image pixels: {shares}")
+
+
+def print_reach(columns: Columns, config: Config) -> np.ndarray:
+    """How many ground truths the priors can match; returns the best IoU of each."""
+    sizes = map_sizes(config.model)
+    per_cell = prior_shapes_per_cell(config.anchors, len(sizes))
+    iou = best_iou(boxes_cxcywh(columns), make_priors(config), sizes, per_cell)
+    threshold, size = config.anchors.iou_threshold, config.model.input_size
+    print(f"  matched by the priors of {config.experiment_tag} at IoU {threshold}:")
+    for row in reach_by_coco_size(columns, iou, threshold):
+        if row.total:
+            print(f"    {row.name:<8} {row.matched:>8} of {row.total:>8}  {row.share:7.1%}")
+    rows = [row for row in reach_by_side(columns, iou, threshold, size) if row.total]
+    print(f"  by side at {size} px: " + ", ".join(f"{r.name} px {r.share:.0%}" for r in rows))
+    out = [f"{r.name} px ({r.total} boxes)" for r in rows if r.share < OUT_OF_REACH]
+    if out:
+        print(f"  out of reach, but for the one best prior of each box: {', '.join(out)}")
+    return iou
+
+
+def print_anchors(columns: Columns, config: Config) -> None:
+    """Scales that reach more boxes than those of the configuration, with what they change."""
+    boxes, threshold = boxes_cxcywh(columns)[~columns.ignore], config.anchors.iou_threshold
+    if not len(boxes):
+        print("  no boxes to fit anchors to")
+        return
+    grid, now = build_grid(config)
+    for name, scales in (("now", now), ("fitted", suggest_scales(boxes, grid, now, threshold))):
+        fit, words = fit_of(boxes, scales, grid, threshold), ",".join(f"{s:g}" for s in scales)
+        print(
+            f"  anchors {name}: {fit.share:.1%} of the boxes matched, mean of the best IoU", end=""
+        )
+        print(f" {fit.mean:.3f}, with --set anchors.scales={words}")
+
+
+def print_findings(findings: Findings, strict: bool) -> bool:
+    """Everything found, errors first; returns whether there were errors."""
+    errors = dict(findings.errors)
+    warnings: Dict[str, int] = {}
+    for kind, count in findings.counts.items():
+        harmless = (kind in HARMLESS or kind == "images of two splits") and not strict
+        (warnings if harmless else errors)[kind] = count
+    for name, found in (("error", errors), ("warning", warnings)):
+        for kind, count in sorted(found.items()):
+            print(f"  {name}: {count} {kind}")
+            for example in findings.examples.get(kind, ()):
+                print(f"    {example}")
+    if not errors and not warnings:
+        print("  nothing wrong")
+    return bool(errors)
+
+
+def picture_path(path: Path, split: str) -> Path:
+    return path.with_name(f"{path.stem}_{split}{path.suffix or '.png'}")
+
+
+def write_picture(path: Path, data: DetectionData, columns: Columns, config: Config) -> None:
+    """Draw and write the PNG, whole or not at all."""
+    size, maps = config.model.input_size, map_sizes(config.model)
+    per_cell = prior_shapes_per_cell(config.anchors, len(maps))
+    shapes = prior_shapes_px(make_priors(config), maps, per_cell, size)
+    sides = boxes_cxcywh(columns)[:, 2:] * size
+    picture = draw_report(data, sides, shapes, class_counts(data, columns), size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, cv2.imencode(".png", picture)[1].tobytes())
+    print(f"  picture: {path}")
+
+
+class ProgressBar:
+    """Progress on stderr: a bar on a terminal, a line for every tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+
+    def show(self, done: int, total: int) -> None:
+        share = done * (100 if sys.stderr.isatty() else 10) // total
+        if share == self._shown:
+            return
+        self._shown = share
+        if sys.stderr.isatty():
+            bar = "#" * (share // 4)
+            end = "\n" if done == total else ""
+            print(f"\r  images [{bar:<25}] {done}/{total}", end=end, file=sys.stderr, flush=True)
+        else:
+            print(f"  images {done}/{total}", file=sys.stderr, flush=True)

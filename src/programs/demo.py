@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detect in images, folders, patterns, videos, a camera, or files listed on standard input.
+
+Draws pictures or videos with the boxes in, and writes all boxes to a file. A picture that cannot be
+read is passed over and reported.
+"""
+
+import argparse
+import itertools
+import logging
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Iterable, Iterator, List, Optional, Sequence, Set, Union
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ..data.records import ImageError
+from ..drawing.detections import draw_detections
+from ..inference.detector import ArrayDetector
+from ..inference.image_sources import STDIN, Frames, Source, find_sources, listed_sources
+from ..inference.open_network import prepare_device, read_network_file
+from ..inference.result_files import WRITERS, Found
+from ..inference.video_file import VideoFile
+from ..runtime.errors import UsageError, printable
+from ..runtime.files import write_atomically
+from ..utils import check_score_threshold
+
+LOG = logging.getLogger("m2det.demo")
+WINDOW = "M2Det"  # its title
+
+
+def main(args: argparse.Namespace) -> None:
+    check_score_threshold(args.score_threshold)
+    if args.limit < 0:
+        raise UsageError(f"--limit must be 0 or more, not {args.limit}")
+    if args.show:
+        check_screen()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    listed = STDIN in args.input
+    sources = find_sources(text for text in args.input if text != STDIN)
+    prepare_device(args.checkpoint_path, args.device_target, args.device_id)
+    network = read_network_file(args.checkpoint_path, args.config, args.set)
+    test = replace(network.config.test, score_threshold=args.score_threshold)
+    detector = network.detector(replace(network.config, test=test))
+    args.output.mkdir(parents=True, exist_ok=True)
+    demo = Demo(detector, args.output, args.score_threshold, not args.no_pictures, args.show)
+    everything = itertools.chain(sources, listed_sources(standard_input()) if listed else ())
+    total = None if listed else count_frames(sources, args.limit)
+    try:
+        with tqdm(total=total, unit="picture", disable=None) as bar:
+            for _ in itertools.islice(demo.run(everything), args.limit or None):
+                bar.update()
+    except KeyboardInterrupt:  # the way to end with a camera: what there is gets written
+        LOG.info("interrupted")
+    finally:
+        demo.close()
+    if not demo.entries:
+        raise ImageError(f"none of the {demo.failed} inputs could be read")
+    for name in args.format:
+        path = WRITERS[name](args.output, demo.entries, detector.class_names)
+        LOG.info("written: %s", printable(str(path)))
+    boxes = sum(len(entry.scores) for entry in demo.entries)
+    LOG.info("%d found in %d pictures; inputs failed: %d", boxes, len(demo.entries), demo.failed)
+
+
+def standard_input() -> Iterable[Union[str, bytes]]:
+    """The lines of standard input as bytes: file names need not be UTF-8.
+
+    Raises:
+        UsageError: it is closed.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise UsageError("--input -: standard input is closed; paths are read from there")
+    return getattr(sys.stdin, "buffer", sys.stdin)
+
+
+def check_screen() -> None:
+    """Refuses `--show` where OpenCV cannot open a window.
+
+    Raises:
+        UsageError: no screen, or an OpenCV without windows.
+    """
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise UsageError("--show: no screen here (DISPLAY is not set)")
+    try:
+        cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
+    except cv2.error:
+        raise UsageError(
+            "--show: this OpenCV has no windows; install opencv-python in place of"
+            " opencv-python-headless"
+        ) from None
+
+
+def count_frames(sources: Sequence[Source], limit: int) -> Optional[int]:
+    """Number of pictures to come; None for a camera, or a video that gives none."""
+    counts = [source.count() for source in sources]
+    if None in counts:
+        return limit or None
+    total = sum(count or 0 for count in counts)
+    return min(total, limit) if limit else total
+
+
+class Demo:
+    """Detects, draws and collects.
+
+    Args:
+        detector: called with each picture.
+        folder: for pictures and videos.
+        lowest: score below which a box is left out; soft-NMS lowers scores.
+        draw: whether to make them.
+        show: whether to show them on a screen.
+    """
+
+    def __init__(
+        self,
+        detector: ArrayDetector,
+        folder: Path,
+        lowest: float,
+        draw: bool = True,
+        show: bool = False,
+    ) -> None:
+        self.detector, self.folder, self.lowest = detector, folder, lowest
+        self.draw, self.show = draw, show
+        self.entries: List[Found] = []
+        self.failed = 0
+        self._taken: Set[str] = set()
+        self._video: Optional[VideoFile] = None
+
+    def run(self, sources: Iterator[Source]) -> Iterator[Found]:
+        """Goes through every picture of every source; what cannot be read is logged.
+
+        Raises:
+            OSError: a picture or video cannot be written.
+        """
+        for source in sources:
+            stem = free_name(source.stem, self._taken)
+            try:
+                with source.open() as frames:
+                    for number, image in enumerate(frames):
+                        yield self._look(frames, stem, image, number if source.moving else -1)
+            except ImageError as error:
+                self.failed += 1
+                LOG.warning("passed over: %s", error)
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        """Completes the video being written."""
+        if self._video is not None:
+            video, self._video = self._video, None
+            video.close()
+
+    def _look(self, frames: Frames, stem: str, image: np.ndarray, frame: int) -> Found:
+        found = self.detector(image)
+        best = found.scores >= self.lowest
+        boxes_px, labels, scores = found.boxes_px[best], found.labels[best], found.scores[best]
+        picture = ""
+        if self.draw or self.show:
+            names = self.detector.class_names
+            drawn = draw_detections(image, boxes_px, labels, scores, names)
+            if self.draw:
+                picture = f"{stem}.{'png' if frame < 0 else 'mp4'}"
+                self._write(self.folder / picture, drawn, frame, frames.fps)
+            if self.show:
+                cv2.imshow(WINDOW, drawn)
+                cv2.waitKey(1)
+        name = stem if frame < 0 else f"{stem}_{frame:06}"
+        height, width = image.shape[:2]
+        where = (frames.source.name, frame, picture, name, width, height)
+        self.entries.append(Found(*where, boxes_px, scores, labels))
+        return self.entries[-1]
+
+    def _write(self, path: Path, drawn: np.ndarray, frame: int, fps: float) -> None:
+        if frame < 0:
+            write_atomically(path, cv2.imencode(".png", drawn)[1].tobytes())
+            return
+        if self._video is None:
+            self._video = VideoFile(path, (drawn.shape[1], drawn.shape[0]), fps)
+        self._video.write(drawn)
+
+
+def free_name(stem: str, taken: Set[str]) -> str:
+    """`stem`, or with a number where another folder's picture has taken that; now taken too."""
+    name = stem
+    for number in itertools.count(2):
+        if name not in taken:
+            break
+        name = f"{stem}_{number}"
+    taken.add(name)
+    return name

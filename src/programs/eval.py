@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate a checkpoint or an exported file on any split of a COCO or Pascal VOC data set.
+
+Writes detections.json (a COCO results file) and metrics.json, or for a split without ground truth
+the zip file that the COCO server takes. Interrupted, it goes on where it was.
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import time
+from dataclasses import asdict, replace
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
+
+from ..config import Config, to_json
+from ..data.coco_utils import load_data
+from ..data.records import DetectionData
+from ..drawing.report_page import write_report
+from ..evaluation.coco_metrics import category_ids_for, coco_score, find_scorer
+from ..evaluation.error_analysis import judge_split
+from ..evaluation.partial_results import PartialResults, collect, settings_key
+from ..evaluation.pipeline import detect_split
+from ..evaluation.submission import write_submission
+from ..evaluation.summary import all_metrics, as_text
+from ..formats.checkpoint import Labels
+from ..inference.detector import STAGES, ArrayDetector
+from ..inference.open_network import NetworkFile, prepare_device, read_network_file
+from ..runtime.errors import UsageError, printable
+from ..runtime.files import locked, write_json
+from ..runtime.stopwatch import Stopwatch
+from ..utils import check_score_threshold
+
+LOG = logging.getLogger("m2det.eval")
+PARTS = "partial"  # folder in the output for the results so far
+
+
+def main(args: argparse.Namespace) -> Dict[str, float]:
+    """Returns the 12 COCO numbers; {} without ground truth and for ranks but the first."""
+    check_score_threshold(args.score_threshold)
+    device = (args.device_target, args.device_id, args.distribute)
+    rank, ranks = prepare_device(args.checkpoint_path, *device)
+    network = read_network_file(args.checkpoint_path, args.config, args.set)
+    config = network.config
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stdout)
+    data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
+    if data.annotated:
+        find_scorer(args.scorer)  # that it is missing should not show after hours
+    detector = build_detector(network, data)
+    report_views(detector)
+    watch = Stopwatch(STAGES)
+    if rank:
+        detect(detector, data, config, args, watch, rank, ranks)
+        return {}
+    with locked(args.output):  # two evaluations would write over each other's parts
+        found = detect(detector, data, config, args, watch, rank, ranks)
+        return write_results(found, data, config, args, watch, ranks)
+
+
+def write_results(
+    found: "Found",
+    data: DetectionData,
+    config: Config,
+    args: argparse.Namespace,
+    watch: Stopwatch,
+    ranks: int,
+) -> Dict[str, float]:
+    """Writes and prints the results of all ranks; the 12 COCO numbers, {} without ground truth."""
+    speed = report_speed(watch, found.fresh, found.seconds, ranks)
+    write_json(args.output / "detections.json", found.results)
+    if data.annotated:
+        totals = score(data, found.results, speed, args, config)
+    else:
+        totals = {}
+        name = args.name or config.experiment_tag
+        path = write_submission(args.output, found.results, data.split, name)
+        print(f"written: {printable(str(path))}")
+    shutil.rmtree(args.output / PARTS, ignore_errors=True)  # not before: a run may end in between
+    return totals
+
+
+def score(
+    data: DetectionData,
+    results: Sequence[Mapping[str, Any]],
+    speed: Mapping[str, float],
+    args: argparse.Namespace,
+    config: Config,
+) -> Dict[str, float]:
+    """Writes and prints the metrics of a split with ground truth; returns the 12 COCO numbers."""
+    scored = coco_score(data, results, args.scorer)
+    errors = judge_split(data, results, args.score_threshold)
+    metrics = {**all_metrics(scored, data, results, errors), "images_per_second": speed}
+    write_json(args.output / "metrics.json", metrics, indent=1)
+    print(as_text(metrics))
+    names = ["detections.json", "metrics.json"]
+    if args.report:
+        names.append("report.html")
+        title = f"{args.checkpoint_path.name} on {args.dataset_path.name}, {data.split}"
+        settings = {"checkpoint": str(args.checkpoint_path), **asdict(config)}
+        write_report(args.output / names[-1], data, metrics, errors, settings, title)
+    print(printable(f"written: {', '.join(str(args.output / name) for name in names)}"))
+    return scored.totals
+
+
+class Found(NamedTuple):
+    """Entries of a COCO results file; images of this run, and seconds without compiling."""
+
+    results: List[Mapping[str, Any]]
+    fresh: int
+    seconds: float
+
+
+def build_detector(network: NetworkFile, data: DetectionData) -> ArrayDetector:
+    """The detector in a file; where that does not name its classes they are those of the data."""
+    classes = network.config.model.num_classes
+    if network.labels is None and classes != data.num_classes:
+        raise UsageError(
+            f"{network.path}: a network of {classes} classes with the background,"
+            f" but {data.annotation_path} has {data.num_classes}"
+        )
+    return network.detector(network.config, Labels(data.class_names, data.category_ids))
+
+
+def detect(
+    detector: ArrayDetector,
+    data: DetectionData,
+    config: Config,
+    args: argparse.Namespace,
+    watch: Stopwatch,
+    rank: int,
+    ranks: int,
+) -> Found:
+    """This rank's share of the split, each image once; the results of all ranks on the first."""
+    category_ids = category_ids_for(detector.class_names, data)
+    key = settings_key([args.checkpoint_path], relevant(config), data, ranks)
+    parts = [args.output / PARTS / f"rank_{number}.jsonl" for number in range(ranks)]
+    part = PartialResults(parts[rank], key)
+    own = range(rank, len(data.records), ranks)
+    left = [index for index in own if data.records[index].image_id not in part.done]
+    if len(left) < len(own):
+        LOG.info("going on: %d of %d images were done before", len(own) - len(left), len(own))
+    if left:
+        detector.warm_up(config.test.batch_size)
+    began = time.monotonic()
+    detect_split(
+        detector,
+        data,
+        left,
+        category_ids,
+        keeper(part, len(left)),
+        batch_size=config.test.batch_size,
+        num_workers=config.train.num_workers,
+        strict=config.data.strict,
+        watch=watch,
+    )
+    seconds = time.monotonic() - began
+    run = os.environ.get("MS_SCHED_PORT", "")  # the same for all ranks of a run, and no other
+    part.finish(run)
+    if rank:
+        return Found([], len(left), seconds)
+    merged = collect(parts, key, run)
+    rows = [entry for record in data.records for entry in merged[record.image_id]]
+    return Found(rows, len(left), seconds)
+
+
+def relevant(config: Config) -> str:
+    """What of a configuration the detections depend on."""
+    test = replace(config.test, batch_size=1)
+    return to_json(Config(model=config.model, anchors=config.anchors, data=config.data, test=test))
+
+
+def report_views(detector: ArrayDetector) -> None:
+    """Says what looking at an image more than once costs."""
+    plan = detector.plan
+    views = plan.views(plan.base_size, plan.base_size)
+    times = sum(view.size**2 for view in views) / plan.base_size**2
+    if len(views) > 1:
+        LOG.info("%d views of each image: %.1f times the pixels of one", len(views), times)
+    if plan.tile_px:
+        LOG.info("and tiles of images larger than %d pixels", plan.tile_px)
+
+
+def keeper(part: PartialResults, total: int) -> Callable[[List[int], List[Any]], None]:
+    """A function that keeps the results of a batch, and logs some twenty times how far it is."""
+    began = time.monotonic()
+    done = shown = 0
+
+    def keep(image_ids: List[int], entries: List[Any]) -> None:
+        nonlocal done, shown
+        part.append(image_ids, entries)
+        done += len(image_ids)
+        if done == total or done - shown >= max(total // 20, 1):
+            shown = done
+            speed = done / max(time.monotonic() - began, 1e-9)
+            LOG.info("%d of %d images, %.1f images/s", done, total, speed)
+
+    return keep
+
+
+def report_speed(watch: Stopwatch, images: int, seconds: float, ranks: int) -> Dict[str, float]:
+    """Images per second of each stage by itself and of the whole, printed and returned."""
+    if not images:
+        return {}
+    speed = {**watch.rates(images), "all": images / seconds}
+    text = ", ".join(f"{name} {rate:.1f}" for name, rate in speed.items())
+    of_rank = f" (rank 0 of {ranks})" if ranks > 1 else ""
+    print(f"images/s{of_rank}: {text}")
+    return {name: round(rate, 2) for name, rate in speed.items()}

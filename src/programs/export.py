@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export a checkpoint to MINDIR or ONNX and check that the file computes the same."""
+
+import argparse
+from dataclasses import replace
+
+from ..formats.checkpoint import load_labels, resolve_config
+from ..formats.export_metadata import Request, labels_for
+from ..formats.export_network import check_request, export_network
+from ..formats.onnx_graph import import_onnx
+from ..inference.detector import build_postprocessor
+from ..inference.mindspore_network import load_network
+from ..runtime.device import setup_device
+
+
+def main(args: argparse.Namespace) -> None:
+    request = Request(
+        args.file_format, args.inputs, args.outputs, args.batch_size, args.fold_batchnorm
+    )
+    output = args.output or args.checkpoint_path.with_suffix(request.ending)
+    config = resolve_config(args.config, args.set, args.checkpoint_path)
+    if request.outputs == "detections":
+        config = replace(config, test=replace(config.test, soft_nms=False))
+    labels = labels_for(config, load_labels(args.checkpoint_path), args.checkpoint_path)
+    if request.kind == "ONNX":
+        import_onnx()
+    check_request(request, config, output)
+    setup_device(args.device_target, args.device_id)
+    network = load_network(config, args.checkpoint_path)
+    postprocess = build_postprocessor(config).settings()
+    for difference in export_network(network, config, labels, request, postprocess, output):
+        print(
+            f"batch {difference.batch_size}: largest difference to the network "
+            f"{difference.absolute:.1e}, {difference.relative:.1e} of its largest value"
+        )
+    print(f"written: {output} and {output.name}.json")
+    if request.outputs == "detections":
+        print(f"next: python deploy/infer_onnx.py {output} IMAGE")
+    else:
+        print(f"next: python demo.py --checkpoint_path {output} --input IMAGE")

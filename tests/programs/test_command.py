@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `m2det`: subcommands, and that --help imports no framework."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.programs import command
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = {name: f"{'check_data' if name == 'check' else name}.py" for name in command.COMMANDS}
+HELP = """
+import sys
+from src.programs import command
+try:
+    command.main(sys.argv[1:])
+finally:
+    print(sorted({"mindspore", "torch", "pandas"} & set(sys.modules)))
+"""
+
+
+def called(*words):
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["", *command.COMMANDS])
+def test_help_imports_no_framework(name):
+    """MindSpore takes two seconds to import; the rest together half of one."""
+    result = called("-c", HELP, *name.split(), "--help")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"usage: m2det {name or 'COMMAND'} ")
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--help"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n  {name} " in listed for name in command.COMMANDS)
+
+
+@pytest.mark.parametrize("words", [[], ["trian"], ["train", "--no_such_flag"], ["train", "x"]])
+def test_wrong_words_end_with_code_2(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    assert ended.value.code == 2
+    assert "usage: m2det" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line(tmp_path, capsys, device):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["eval", "--checkpoint_path", "no.ckpt", "--dataset_path", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_exit_code_of_a_check(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["check", str(tmp_path)])
+    assert ended.value.code in (1, 2)
+    assert "error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "program"), PROGRAMS.items())
+def test_the_zoo_programs_lead_there(name, program):
+    text = (ROOT / program).read_text()
+    assert f'main = partial(run, "{name}")' in text
+    assert len(text.splitlines()) < 20
+
+
+def test_a_zoo_program_shows_its_own_name():
+    result = called("export.py", "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("usage: export.py ")
