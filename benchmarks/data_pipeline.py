@@ -22,15 +22,15 @@ import numpy as np
 import psutil
 
 from src.box_utils import match, prepare_priors
-from src.config import get_config
+from src.config import DataConfig, get_config
 from src.data.coco_utils import load_data
 from src.data.dataset import batches, build_train_dataset
 from src.data.records import DetectionData, PackedRecords, make_record
+from src.data.sample_stream import SampleStream, Share
 from src.priors import make_priors
 from src.runtime.cpu_settings import usable_cores
 
 SIZE = 512
-MEAN = (104.0, 117.0, 123.0)
 
 
 def render(folder: Path, count: int) -> DetectionData:
@@ -63,17 +63,9 @@ def our_batches(
     workers: int,
     epochs: int = 1,
 ) -> Generator[Tuple[np.ndarray, ...], None, None]:
-    pipeline = build_train_dataset(
-        data,
-        priors,
-        input_size=size,
-        mean_bgr=MEAN,
-        batch_size=batch_size,
-        total_steps=epochs * len(data.records) // batch_size,
-        seed=0,
-        num_workers=workers,
-    )
-    return batches(pipeline)
+    share = Share(batch_size, total_steps=epochs * len(data.records) // batch_size)
+    stream = SampleStream(data, {size: priors}, DataConfig(), share, seed=0)
+    return batches(build_train_dataset(stream, workers))
 
 
 def timed(make: Callable[[], Iterator[Any]], batch_size: int) -> Tuple[float, float]:

@@ -18,10 +18,11 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-from benchmarks.data_pipeline import MEAN, render
+from benchmarks.data_pipeline import render
 from benchmarks.peers import sides
 from benchmarks.peers.cases import Case
 from benchmarks.run import PEER, in_own_process, machine
+from src.config import DataConfig
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
 
@@ -63,9 +64,10 @@ def torch_evaluation(case: Case, folder: Path, data: DetectionData) -> Timed:
 
     peer, net, priors = load_peer(), sides.torch_network(case, folder), sides.priors_of(case)
     size = (case.input_size,) * 2
+    mean = np.array(DataConfig().mean_bgr, np.float32)
 
     def forward(path: str) -> Any:
-        image = cv2.resize(cv2.imread(path), size).astype(np.float32) - np.array(MEAN, np.float32)
+        image = cv2.resize(cv2.imread(path), size).astype(np.float32) - mean
         ready = torch.from_numpy(image.transpose(2, 0, 1)[None].copy())
         loc, logits = sides.torch_forward(net, ready)
         return loc[0], logits[0]

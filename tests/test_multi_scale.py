@@ -39,9 +39,10 @@ def test_training_and_detecting_match_with_the_same_priors(monkeypatch):
     """512 has a table of its own, with another first scale, which neither may take here."""
     config = get_config("m2det320_vgg16", ["data.multi_scale=320,512", "test.multi_scale=512"])
     handed = {}
-    monkeypatch.setattr(builders, "build_train_dataset", lambda *_, **parts: handed.update(parts))
+    monkeypatch.setattr(builders, "SampleStream", lambda *parts, **_: handed.update(parts[1]))
+    monkeypatch.setattr(builders, "build_train_dataset", lambda *_: None)
     monkeypatch.setattr(builders, "batches", lambda _: None)
     builders.build_batches(config, None, 0, 1, 0, 1)
     detector = ArrayDetector.from_network(None, config, None, "a test")
-    np.testing.assert_array_equal(handed["multi_scale"][512], detector._by_size[512].priors)
-    np.testing.assert_array_equal(handed["multi_scale"][320], detector._by_size[320].priors)
+    np.testing.assert_array_equal(handed[512], detector._by_size[512].priors)
+    np.testing.assert_array_equal(handed[320], detector._by_size[320].priors)

@@ -11,7 +11,7 @@ from typing import Any, Generator, Tuple, Union
 import numpy as np
 
 from ..runtime.cpu_settings import usable_cores
-from .records import DataError, DetectionData
+from .records import DataError
 from .sample_stream import SampleStream, limit_threads
 
 logger = logging.getLogger(__name__)
@@ -21,31 +21,21 @@ _SHARED_SHARE = 0.8  # of /dev/shm that may be used
 TRAIN_COLUMNS = ("image", "loc_targets", "label_targets", "index")
 
 
-def build_train_dataset(
-    data: DetectionData,
-    priors: np.ndarray,
-    *,
-    batch_size: int,
-    num_workers: int = 1,
-    **stream: Any,
-) -> Any:
-    """Batches for training as a `mindspore.dataset`, `total_steps - start_step` of them.
+def build_train_dataset(source: SampleStream, num_workers: int = 1) -> Any:
+    """The batches of a stream as a `mindspore.dataset`.
 
-    `stream` are the arguments of `SampleStream`. Columns: image (B, 3, S, S) float32, loc_targets
-    (B, P, 4) float32, label_targets (B, P) int32, index (B,) int32.
-
-    Raises:
-        DataError: a data set without images.
+    Columns: image (B, 3, S, S) float32 or uint8, loc_targets (B, P, 4) float32, label_targets
+    (B, P) int32, index (B,) int32.
     """
     import mindspore.dataset as ds
 
-    source = SampleStream(data, priors, batch_size=batch_size, **stream)
+    share = source.share
     protect_workers()
     limit_threads()  # before workers are forked: they would inherit a pool without its threads
     ds.config.set_prefetch_size(_PREFETCH)
-    workers = usable_workers(num_workers, batch_size * source.sample_bytes, source.world_size)
+    workers = usable_workers(num_workers, share.batch_size * source.sample_bytes, share.world_size)
     return ds.GeneratorDataset(
-        Batches(source, batch_size),
+        Batches(source),
         list(TRAIN_COLUMNS),
         shuffle=False,
         num_parallel_workers=workers,
@@ -109,8 +99,8 @@ class Batches:
     none, which would be the speed limit for single samples.
     """
 
-    def __init__(self, source: SampleStream, batch_size: int) -> None:
-        self.source, self.batch_size = source, batch_size
+    def __init__(self, source: SampleStream) -> None:
+        self.source, self.batch_size = source, source.share.batch_size
 
     def __len__(self) -> int:
         return len(self.source) // self.batch_size

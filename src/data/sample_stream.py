@@ -7,16 +7,17 @@ onwards: every image is seen exactly once an epoch, nothing is dropped or padded
 only a first step.
 """
 
-import functools
 import logging
 import multiprocessing
 import secrets
-from typing import Callable, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Mapping, Optional, Tuple
 
 import cv2
 import numpy as np
 
 from ..box_utils import PreparedPriors, match, prepare_priors
+from ..config import DataConfig
 from . import transforms
 from .images import read_image
 from .records import DataError, DetectionData, ImageError, ImageRecord
@@ -62,82 +63,78 @@ class Reader:
             return None
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one rank takes of a run: in each step from `start_step` on its own batch."""
+
+    batch_size: int
+    total_steps: int
+    start_step: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return max(self.total_steps - self.start_step, 0) * self.batch_size
+
+    def step(self, number: int) -> int:
+        """The step of the run that sample `number` belongs to."""
+        return self.start_step + number // self.batch_size
+
+    def position(self, number: int) -> int:
+        """The position in the whole job of this rank's sample `number`."""
+        place = number % self.batch_size
+        return (self.step(number) * self.world_size + self.rank) * self.batch_size + place
+
+
 class SampleStream:
-    """The training samples of one rank by number, from `start_step` on; a source for MindData."""
+    """The training samples of one rank by number; a source for MindData.
+
+    Args:
+        data: the split.
+        priors: (P, 4) cxcywh for each input size; where there are several they take turns, step by
+            step, the same on all ranks.
+        wanted: how images are read and augmented. Without `augment` they are only resized (after a
+            mosaic, before a mixup).
+        share: which samples.
+        seed: order and augmentation follow from it; None: from chance.
+        shuffled: a new order in every epoch, or that of the data set.
+        iou_threshold: of the matching.
+        raw: leave images as uint8, for the step to subtract the mean.
+
+    Raises:
+        DataError: a data set without images.
+    """
 
     def __init__(
         self,
         data: DetectionData,
-        priors: np.ndarray,
+        priors: Mapping[int, np.ndarray],
+        wanted: DataConfig,
+        share: Share,
         *,
-        input_size: int,
-        mean_bgr: Sequence[float],
-        batch_size: int,
-        start_step: int = 0,
-        total_steps: int,
         seed: Optional[int] = None,
-        unseeded: Optional[int] = None,
-        rank: int = 0,
-        world_size: int = 1,
+        shuffled: bool = True,
         iou_threshold: float = 0.5,
-        strict: bool = False,
-        augment: bool = True,
-        random_interpolation: bool = False,
-        max_expand_ratio: float = transforms.MAX_EXPAND_RATIO,
-        crop_prob: float = 1.0,
-        vertical_flip: bool = False,
-        mosaic: float = 0.0,
-        mixup: float = 0.0,
-        multi_scale: Optional[Mapping[int, np.ndarray]] = None,
         raw: bool = False,
     ) -> None:
-        """`multi_scale` gives the priors (P', 4) of every input size to take turns, step by step,
-        the same on all ranks; `priors` and `input_size` are then not used. `mosaic` and `mixup`
-        are probabilities. Without `augment` images are only resized (after a mosaic, before a
-        mixup). Without `seed` the augmentation follows from `unseeded`, or from chance. `raw`
-        leaves images as uint8, for the step to subtract the mean.
-
-        Raises:
-            DataError: a data set without images.
-        """
         if not len(data.records):
             raise DataError(f"{data.annotation_path}: split {data.split} has no images to train on")
-        self.reader = Reader(data, strict)
-        by_size = multi_scale or {input_size: priors}
-        self.scales = [(size, prepare_priors(table)) for size, table in sorted(by_size.items())]
-        self.raw, pixel = raw, 1 if raw else 4
-        self.sample_bytes = max(
-            3 * s**2 * pixel + 4 * (5 * len(p.cxcywh) + 1) for s, p in self.scales
-        )
-        self.mean_bgr = tuple(mean_bgr)
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.start_step, self.total_steps = start_step, total_steps
-        self.iou_threshold = iou_threshold
-        self.mosaic, self.mixup = mosaic, mixup
-        self._augment: Callable[..., transforms.Sample] = functools.partial(
-            transforms.augment,
-            mean_bgr=self.mean_bgr,
-            random_interpolation=random_interpolation,
-            max_expand_ratio=max_expand_ratio,
-            crop_prob=crop_prob,
-            vertical_flip=vertical_flip,
-        )
-        if not augment:
-            self._augment = _only_resized
-        self.shuffled = seed is not None
-        # Without a seed images keep their order, and augmentation differs from run to run.
-        chosen = unseeded if seed is None else seed
-        self.seed = chosen % 2**64 if chosen is not None else secrets.randbits(63)
+        self.reader = Reader(data, wanted.strict)
+        self.scales = [(size, prepare_priors(table)) for size, table in sorted(priors.items())]
+        self.wanted, self.share = wanted, share
+        self.seed = seed % 2**64 if seed is not None else secrets.randbits(63)
+        self.shuffled, self.iou_threshold, self.raw = shuffled, iou_threshold, raw
         self._order: Tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def __len__(self) -> int:
-        return max(self.total_steps - self.start_step, 0) * self.batch_size
+        return len(self.share)
 
-    def position(self, number: int) -> int:
-        """The position in the whole job of this rank's sample `number`."""
-        step, place = divmod(number, self.batch_size)
-        step += self.start_step
-        return (step * self.world_size + self.rank) * self.batch_size + place
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of the largest sample."""
+        pixel = 1 if self.raw else 4
+        return max(3 * s**2 * pixel + 4 * (5 * len(p.cxcywh) + 1) for s, p in self.scales)
 
     def order(self, epoch: int) -> np.ndarray:
         """(N,) image numbers in the order of `epoch`."""
@@ -154,8 +151,8 @@ class SampleStream:
         """Which of `scales` sample `number` has: one for all samples of a step."""
         if len(self.scales) == 1:
             return 0
-        step = self.start_step + number // self.batch_size
-        return int(np.random.default_rng([self.seed, _SCALE, step]).integers(len(self.scales)))
+        rng = np.random.default_rng([self.seed, _SCALE, self.share.step(number)])
+        return int(rng.integers(len(self.scales)))
 
     def __getitem__(self, number: int) -> Tuple[np.ndarray, ...]:
         """Image (3, S, S), loc targets (P, 4), both float32, labels (P,) and image number () int32.
@@ -168,7 +165,7 @@ class SampleStream:
         """
         limit_threads()
         number = int(number)
-        position, count = self.position(number), len(self.reader.records)
+        position, count = self.share.position(number), len(self.reader.records)
         for offset in range(2 * count):  # holds one epoch from end to end
             epoch, place = divmod(position + offset, count)
             index = int(self.order(epoch)[place])
@@ -183,7 +180,7 @@ class SampleStream:
         rng = np.random.default_rng([self.seed, epoch, index])
         made = self._augmented(index, rng, size)
         # Probabilities are compared only where they are set: extras leave other samples alone.
-        if made is not None and self.mixup and rng.random() < self.mixup:
+        if made is not None and self.wanted.mixup and rng.random() < self.wanted.mixup:
             other = self._augmented(self._another(rng), rng, size)
             made = transforms.mixup(made, other, rng) if other is not None else made
         if made is None:
@@ -193,7 +190,7 @@ class SampleStream:
         if self.raw:
             pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
         else:
-            pixels = transforms.to_input(image, self.mean_bgr)
+            pixels = transforms.to_input(image, self.wanted.mean_bgr)
         return pixels, loc, label, np.array(index, np.int32)
 
     def _augmented(
@@ -201,14 +198,14 @@ class SampleStream:
     ) -> Optional[transforms.Sample]:
         """One image, or four of them, augmented; None if it cannot be read."""
         made = self._plain(index)
-        if made is not None and self.mosaic and rng.random() < self.mosaic:
+        if made is not None and self.wanted.mosaic and rng.random() < self.wanted.mosaic:
             parts = [made, *(self._plain(self._another(rng)) for _ in range(3))]
             readable = [part for part in parts if part is not None]
             if len(readable) == 4:
                 made = transforms.mosaic(readable, rng, size)
         if made is None:
             return None
-        return self._augment(*made, rng, size)
+        return transforms.augment(*made, rng, size, self.wanted)
 
     def _another(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.reader.records)))
@@ -218,16 +215,6 @@ class SampleStream:
         if image is None:
             return None
         return (image, *training_boxes(self.reader.records[index], image))
-
-
-def _only_resized(
-    image: np.ndarray,
-    boxes_px: np.ndarray,
-    labels: np.ndarray,
-    _rng: np.random.Generator,
-    size: int,
-) -> transforms.Sample:
-    return (*transforms.resize(image, boxes_px, (size, size)), labels)
 
 
 def training_boxes(record: ImageRecord, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:

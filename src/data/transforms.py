@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 
 from ..box_utils import iou_matrix
+from ..config import DataConfig
 
 BRIGHTNESS = 32.0  # added, either way
 CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
 HUE = 18  # of OpenCV's 180 steps, either way
 EXPAND_PROBABILITY = 0.6  # 0.5 in SSD
-MAX_EXPAND_RATIO = 4.0  # mean side of the canvas, in image sides
 ASPECT = (0.5, 2.0)  # of a crop or a canvas, relative to the image
 CROP_SIDE = (0.3, 1.0)
 CROP_TRIALS = 50
@@ -117,8 +117,8 @@ def canvas(
     width: int,
     height: int,
     rng: np.random.Generator,
+    most: float,
     probability: float = EXPAND_PROBABILITY,
-    most: float = MAX_EXPAND_RATIO,
 ) -> Tuple[int, int, int, int]:
     """A canvas to put a width x height image on: (canvas width, canvas height, left, top), whole
     pixels.
@@ -214,11 +214,7 @@ def augment(
     labels: np.ndarray,
     rng: np.random.Generator,
     size: int,
-    mean_bgr: Sequence[float],
-    random_interpolation: bool = False,
-    max_expand_ratio: float = MAX_EXPAND_RATIO,
-    crop_prob: float = 1.0,
-    vertical_flip: bool = False,
+    wanted: DataConfig,
 ) -> Sample:
     """Crop, resize onto an expanded canvas, distort and mirror: a (size, size, 3) training image.
 
@@ -226,23 +222,25 @@ def augment(
     resized is the same up to rounding and less work. Boxes shorter than 1/100 of the image are
     dropped; if none is left of some, the image is used as it is. Only `crop_prob` of the images
     go through the crop (which leaves some of them whole, too). With `vertical_flip` half of them
-    are turned upside down as well.
+    are turned upside down as well. Without `augment` the image is only resized.
     """
+    if not wanted.augment:
+        return (*resize(image, boxes_px, (size, size)), labels)
     interpolation = cv2.INTER_LINEAR
-    if random_interpolation:
+    if wanted.random_interpolation:
         interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
     cropped, boxes, kept = image, boxes_px, labels
-    if crop_prob >= 1 or rng.random() < crop_prob:
+    if wanted.crop_prob >= 1 or rng.random() < wanted.crop_prob:
         cropped, boxes, kept = crop(image, boxes_px, labels, rng)
-    on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng, most=max_expand_ratio)
+    on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng, wanted.max_expand_ratio)
     x1, y1, x2, y2 = spot(on_canvas, cropped.shape[1], cropped.shape[0], size)
     small, boxes = resize(cropped, boxes, (x2 - x1, y2 - y1), interpolation)
     large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) > SMALLEST_SIDE * size
     if len(boxes_px) and not large.any():
         return (*resize(image, boxes_px, (size, size), interpolation), labels)
-    small, boxes = paste(distort(small, rng), boxes[large], (x1, y1), size, mean_bgr)
+    small, boxes = paste(distort(small, rng), boxes[large], (x1, y1), size, wanted.mean_bgr)
     sample = mirror(small, boxes, kept[large], rng)
-    return mirror(*sample, rng, upside_down=True) if vertical_flip else sample
+    return mirror(*sample, rng, upside_down=True) if wanted.vertical_flip else sample
 
 
 def mosaic(samples: Sequence[Sample], rng: np.random.Generator, size: int) -> Sample:

@@ -12,13 +12,14 @@ from mindspore import nn
 from ..config import Config
 from ..data.dataset import batches, build_train_dataset
 from ..data.records import DetectionData
+from ..data.sample_stream import SampleStream, Share
 from ..evaluation.coco_metrics import category_ids_for
 from ..formats.checkpoint import Labels
 from ..inference.detector import ArrayDetector
 from ..inference.mindspore_network import cell_network
 from ..loss import ModelWithLoss, MultiBoxLoss
 from ..model.cpu_layers import fit_to_device
-from ..priors import build_priors, make_priors
+from ..priors import build_priors
 from ..runtime.graph_cache.cached_cell import Cached
 from ..runtime.typed_config import ConfigError
 from .accumulation import AccumulatedStep
@@ -152,33 +153,19 @@ def build_batches(
 
     `unseeded` is what the augmentation follows from where the configuration has no seed.
     """
-    scales = {size: build_priors(config, size) for size in config.data.multi_scale}
-    dataset = build_train_dataset(
+    sizes = config.data.multi_scale or (config.model.input_size,)
+    train, seed = config.train, config.random_seed
+    stream = SampleStream(
         data,
-        make_priors(config),
-        input_size=config.model.input_size,
-        mean_bgr=config.data.mean_bgr,
-        batch_size=config.train.per_batch_size * config.train.accumulate,
-        start_step=start,
-        total_steps=total,
-        seed=config.random_seed,
-        unseeded=unseeded,
-        rank=rank,
-        world_size=world_size,
-        num_workers=config.train.num_workers,
+        {size: build_priors(config, size) for size in sizes},
+        config.data,
+        Share(train.per_batch_size * train.accumulate, total, start, rank, world_size),
+        seed=unseeded if seed is None else seed,
+        shuffled=seed is not None,
         iou_threshold=config.anchors.iou_threshold,
-        strict=config.data.strict,
-        augment=config.data.augment,
-        random_interpolation=config.data.random_interpolation,
-        max_expand_ratio=config.data.max_expand_ratio,
-        crop_prob=config.data.crop_prob,
-        vertical_flip=config.data.vertical_flip,
-        mosaic=config.data.mosaic,
-        mixup=config.data.mixup,
-        multi_scale=scales,
         raw=True,
     )
-    return batches(dataset)
+    return batches(build_train_dataset(stream, train.num_workers))
 
 
 def build_facts(config: Config, data: DetectionData, world_size: int) -> Dict[str, Any]:

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from src.config import DataConfig
 from src.data.coco_utils import load_data
 from src.data.images import read_image
 from src.data.records import DataError, ImageError
-from src.data.sample_stream import SampleStream
+from src.data.sample_stream import SampleStream, Share
 from src.loss import MultiBoxLoss
 from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
 
@@ -67,15 +68,8 @@ class Trainer:
         self.targets, self.labels = [], []
 
     def add(self, data):
-        stream = SampleStream(
-            data,
-            priors(),
-            input_size=32,
-            mean_bgr=(104, 117, 123),
-            batch_size=1,
-            total_steps=len(data.records),
-            seed=1,
-        )
+        share = Share(batch_size=1, total_steps=len(data.records))
+        stream = SampleStream(data, {32: priors()}, DataConfig(), share, seed=1)
         for number in range(len(stream)):
             image, targets, labels, _ = stream[number]
             assert np.isfinite(image).all()

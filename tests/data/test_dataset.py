@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data pipeline: order, sharding, workers, unreadable images."""
 
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import psutil
 import pytest
 
 from src.box_utils import decode
+from src.config import DataConfig
 from src.data import dataset
 from src.data import sample_stream as samples
 from src.data.records import DataError, DetectionData, make_record
 
 MEAN = (104.0, 117.0, 123.0)
 SIZE = 64
+PLAIN = DataConfig()
 
 
 def grid_priors():
@@ -44,16 +47,18 @@ def make_data(folder: Path, count: int = 7, broken=()):
     return DetectionData(records, ("a", "b"), (1, 2), "train", str(folder), "coco")
 
 
-def stream(data, **changes):
-    options = {
-        "input_size": SIZE,
-        "mean_bgr": MEAN,
-        "batch_size": 2,
-        "total_steps": 14,
-        "seed": 5,
-        **changes,
-    }
-    return samples.SampleStream(data, grid_priors(), **options)
+def stream(data, wanted=PLAIN, priors=None, **changes):
+    """A stream of 14 batches of two; `changes` are of the share or of the stream."""
+    parts = {field.name for field in dataclasses.fields(samples.Share)}
+    share = {key: value for key, value in changes.items() if key in parts}
+    others = {key: value for key, value in changes.items() if key not in parts}
+    return samples.SampleStream(
+        data,
+        priors or {SIZE: grid_priors()},
+        wanted,
+        samples.Share(**{"batch_size": 2, "total_steps": 14, **share}),
+        **{"seed": 5, **others},
+    )
 
 
 def indices(source):
@@ -70,8 +75,9 @@ def test_every_image_once_an_epoch_over_all_ranks(tmp_path):
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
-def test_without_a_seed_images_come_in_their_order(tmp_path):
-    assert indices(stream(make_data(tmp_path), seed=None, total_steps=7)) == list(range(7)) * 2
+def test_without_shuffling_images_come_in_their_order(tmp_path):
+    source = stream(make_data(tmp_path), shuffled=False, total_steps=7)
+    assert indices(source) == list(range(7)) * 2
 
 
 def test_the_size_of_a_sample_is_known(tmp_path):
@@ -89,11 +95,13 @@ def test_resuming_continues_the_order(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
-def test_without_a_seed_the_augmentation_follows_from_what_was_drawn(tmp_path):
+def test_without_shuffling_the_augmentation_follows_from_the_seed(tmp_path):
     data = make_data(tmp_path)
-    first, again, other = (stream(data, seed=None, unseeded=number)[0][0] for number in (3, 3, 4))
+    first, again, other = (stream(data, shuffled=False, seed=n)[0][0] for n in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+    one, two = (stream(data, seed=None, shuffled=False) for _ in range(2))  # by chance
+    assert any((one[n][0] != two[n][0]).any() for n in range(len(one)))
 
 
 def test_epochs_and_seeds_differ_and_the_same_seed_does_not(tmp_path):
@@ -128,7 +136,7 @@ def test_without_augmentation_images_are_only_resized(tmp_path):
     record = make_record(1, str(tmp_path / "0.png"), (60, 48), [((10, 8, 40, 9), 1, False)])
     make_data(tmp_path, count=1)
     data = DetectionData([record], ("a", "b"), (1, 2), "train", str(tmp_path), "coco")
-    source = stream(data, augment=False)
+    source = stream(data, DataConfig(augment=False))
     for number in range(len(source)):
         image, loc, label, _ = source[number]
         colour = 20 - np.array(MEAN, np.float32)
@@ -143,9 +151,8 @@ def test_without_augmentation_images_are_only_resized(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_pipeline_gives_the_stream_for_any_number_of_workers(tmp_path, workers):
     data = make_data(tmp_path)
-    options = {"input_size": SIZE, "mean_bgr": MEAN, "batch_size": 3, "total_steps": 5, "seed": 1}
-    pipeline = dataset.build_train_dataset(data, grid_priors(), num_workers=workers, **options)
-    source = samples.SampleStream(data, grid_priors(), **options)
+    source = stream(data, batch_size=3, total_steps=5)
+    pipeline = dataset.build_train_dataset(source, workers)
     steps = 0
     for step, batch in enumerate(dataset.batches(pipeline)):
         for column in range(4):
@@ -158,7 +165,7 @@ def test_pipeline_gives_the_stream_for_any_number_of_workers(tmp_path, workers):
 
 def test_an_unreadable_image_is_reported_once_and_replaced(tmp_path, caplog):
     data = make_data(tmp_path, broken=(3,))
-    source = stream(data, seed=None)
+    source = stream(data, shuffled=False)
     with caplog.at_level(logging.WARNING):
         seen = indices(source)
     # In the order 0 1 2 3 4 ..., number 3 is replaced by the next, 4.
@@ -171,16 +178,7 @@ def test_an_unreadable_image_is_reported_once_and_replaced(tmp_path, caplog):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_strict_stops_at_an_unreadable_image_in_one_line(tmp_path, workers):
     data = make_data(tmp_path, broken=(3,))
-    pipeline = dataset.build_train_dataset(
-        data,
-        grid_priors(),
-        input_size=SIZE,
-        mean_bgr=MEAN,
-        batch_size=2,
-        total_steps=7,
-        num_workers=workers,
-        strict=True,
-    )
+    pipeline = dataset.build_train_dataset(stream(data, DataConfig(strict=True)), workers)
     with pytest.raises(DataError, match=r"3\.png") as caught:
         list(dataset.batches(pipeline))
     assert "\n" not in str(caught.value)
@@ -210,9 +208,8 @@ def test_a_run_that_stops_half_way_ends_at_once_and_cleanly(tmp_path):
     script = f"""
 from pathlib import Path
 from tests.data.test_dataset import *
-pipeline = dataset.build_train_dataset(
-    make_data(Path({str(tmp_path)!r})), grid_priors(), input_size=64, mean_bgr=MEAN,
-    batch_size=2, total_steps=100000, num_workers=2)
+source = stream(make_data(Path({str(tmp_path)!r})), total_steps=100000)
+pipeline = dataset.build_train_dataset(source, 2)
 made = dataset.batches(pipeline)
 next(made)
 import psutil
@@ -253,7 +250,7 @@ def test_extras_are_off_by_default_and_leave_order_and_determinism_alone(tmp_pat
     data = make_data(tmp_path)
     plain = stream(data, total_steps=7)
     for name in ("mosaic", "mixup"):
-        source, again = (stream(data, total_steps=7, **{name: 1.0}) for _ in range(2))
+        source, again = (stream(data, DataConfig(**{name: 1.0}), total_steps=7) for _ in range(2))
         changed = 0
         for number in range(len(source)):
             image, loc, label, index = source[number]
@@ -271,16 +268,14 @@ def test_extras_are_off_by_default_and_leave_order_and_determinism_alone(tmp_pat
 
 def test_mosaic_with_an_unreadable_part_uses_the_image_alone(tmp_path):
     data = make_data(tmp_path, count=3, broken=(1, 2))
-    source = stream(data, mosaic=1.0, mixup=1.0)
+    source = stream(data, DataConfig(mosaic=1.0, mixup=1.0))
     assert set(indices(source)) == {0}
 
 
 def test_sizes_take_turns_by_step_the_same_on_every_rank(tmp_path):
     data = make_data(tmp_path)
     tables = {64: grid_priors(), 96: np.repeat(grid_priors(), 2, axis=0)}
-    ranks = [
-        stream(data, multi_scale=tables, rank=r, world_size=2, total_steps=20) for r in range(2)
-    ]
+    ranks = [stream(data, priors=tables, rank=r, world_size=2, total_steps=20) for r in range(2)]
     seen = set()
     for number in range(40):
         shapes = {ranks[r][number][0].shape[1] for r in range(2)}
@@ -290,6 +285,31 @@ def test_sizes_take_turns_by_step_the_same_on_every_rank(tmp_path):
         assert len(ranks[0][number][2]) == len(tables[size])
         seen.add(size)
     assert seen == {64, 96}
-    options = {"input_size": 64, "mean_bgr": MEAN, "batch_size": 2, "total_steps": 6, "seed": 1}
-    pipeline = dataset.build_train_dataset(data, grid_priors(), multi_scale=tables, **options)
+    pipeline = dataset.build_train_dataset(stream(data, priors=tables, total_steps=6))
     assert len({batch[0].shape for batch in dataset.batches(pipeline)}) == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"augment": False},
+        {"random_interpolation": True},
+        {"max_expand_ratio": 1.0},
+        {"crop_prob": 0.0},
+        {"vertical_flip": True},
+        {"mosaic": 1.0},
+        {"mixup": 1.0},
+        {"mean_bgr": (0.0, 0.0, 0.0)},
+    ],
+    ids=str,
+)
+def test_every_setting_of_the_section_reaches_the_samples(tmp_path, changed):
+    noise = np.random.default_rng(0).integers(0, 255, (2, 48, 60, 3)).astype(np.uint8)
+    boxes, records = [((10, 8, 40, 30), 1, False)], []
+    for number, image in enumerate(noise):
+        path = str(tmp_path / f"{number}.png")
+        cv2.imwrite(path, image)
+        records.append(make_record(number, path, (60, 48), boxes))
+    data = DetectionData(records, ("a",), (1,), "train", str(tmp_path), "coco")
+    plain, other = stream(data), stream(data, DataConfig(**changed))
+    assert any((plain[n][0] != other[n][0]).any() for n in range(len(plain)))

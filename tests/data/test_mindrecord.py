@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.config import DataConfig
 from src.data import dataset
 from src.data import make_mindrecord as mindrecords
 from src.data.annotations.coco import ground_truth
@@ -15,13 +16,12 @@ from src.data.coco_utils import load_data
 from src.data.images import read_bytes, read_image
 from src.data.mindrecord import MINDRECORD_ROWS, mindrecord_file
 from src.data.records import ImageError
-from src.data.sample_stream import SampleStream
+from src.data.sample_stream import SampleStream, Share
 from src.evaluation.coco_metrics import evaluate_coco
 from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
 
 ROOT = Path(__file__).resolve().parents[2]
 PRIORS = np.array([[0.5, 0.5, 0.4, 0.4], [0.2, 0.2, 0.3, 0.3]], np.float32)
-OPTIONS = {"input_size": 32, "mean_bgr": (104, 117, 123), "batch_size": 2, "total_steps": 9}
 
 
 def make_coco(root):
@@ -33,11 +33,15 @@ def make_coco(root):
     return root
 
 
+def stream(data):
+    return SampleStream(data, {32: PRIORS}, DataConfig(), Share(2, total_steps=9), seed=3)
+
+
 def assert_same_samples(before, after):
     assert len(before.records) == len(after.records)
     for name in ("class_names", "category_ids", "split"):
         assert getattr(before, name) == getattr(after, name)
-    a, b = (SampleStream(d, PRIORS, seed=3, **OPTIONS) for d in (before, after))
+    a, b = stream(before), stream(after)
     for number in range(len(a)):
         for x, y in zip(a[number], b[number]):
             np.testing.assert_array_equal(x, y)
@@ -87,10 +91,7 @@ def test_worker_processes_read_for_themselves(tmp_path):
     mindrecords.write(before, tmp_path / "packed")
     after = load_data(tmp_path / "packed", "train")
     read_image(after.records[0].path)  # opened here before the workers start
-    pipelines = [
-        dataset.build_train_dataset(data, PRIORS, seed=3, num_workers=2, **OPTIONS)
-        for data in (before, after)
-    ]
+    pipelines = [dataset.build_train_dataset(stream(data), 2) for data in (before, after)]
     both = [list(dataset.batches(pipeline)) for pipeline in pipelines]
     assert len(both[0]) == len(both[1]) == 9
     for first, second in zip(*both):

@@ -5,10 +5,12 @@ import cv2
 import numpy as np
 import pytest
 
+from src.config import DataConfig
 from src.data import transforms
 
 SEEDS = range(1000)
 MEAN = (104.0, 117.0, 123.0)
+PLAIN = DataConfig()
 WIDTH, HEIGHT = 60, 48
 BOXES = np.array([[4, 4, 24, 20], [30, 10, 58, 46], [28, 24, 33, 29]], np.float32)
 LABELS = np.array([1, 2, 3], np.int32)
@@ -95,7 +97,7 @@ def test_crop_of_an_image_without_boxes_leaves_it_whole():
 def test_canvas_keeps_its_constraints():
     expanded = 0
     for seed in SEEDS:
-        wide, high, left, top = transforms.canvas(WIDTH, HEIGHT, np.random.default_rng(seed))
+        wide, high, left, top = transforms.canvas(WIDTH, HEIGHT, np.random.default_rng(seed), 4)
         assert 0 <= left <= wide - WIDTH
         assert 0 <= top <= high - HEIGHT
         if (wide, high) != (WIDTH, HEIGHT):
@@ -188,11 +190,10 @@ def test_mirror_upside_down_half_the_time():
 @pytest.mark.parametrize(("allowed", "least", "most"), [(False, 0, 0), (True, 440, 560)])
 def test_images_are_turned_upside_down_only_where_asked(allowed, least, most):
     turned = 0
+    wanted = DataConfig(max_expand_ratio=1.0, crop_prob=0.0, vertical_flip=allowed)
     for seed in SEEDS:
-        arguments = (photo(), BOXES, LABELS, np.random.default_rng(seed), 64, MEAN)
-        image, _, _ = transforms.augment(
-            *arguments, max_expand_ratio=1.0, crop_prob=0.0, vertical_flip=allowed
-        )
+        arguments = (photo(), BOXES, LABELS, np.random.default_rng(seed), 64)
+        image, _, _ = transforms.augment(*arguments, wanted)
         turned += image[:8].sum() > image[-8:].sum()  # green grows from top to bottom
     assert least <= turned <= most
 
@@ -217,7 +218,7 @@ def test_spot_stays_inside_whatever_the_sizes():
         rng = np.random.default_rng(seed)
         width, height = int(rng.integers(1, 3000)), int(rng.integers(1, 3000))
         size = int(rng.integers(1, 900))
-        place = transforms.canvas(width, height, rng)
+        place = transforms.canvas(width, height, rng, 4)
         x1, y1, x2, y2 = transforms.spot(place, width, height, size)
         assert 0 <= x1 < x2 <= size
         assert 0 <= y1 < y2 <= size
@@ -231,9 +232,10 @@ def test_augment_follows_the_object():
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[12:36, 20:44] = 255
     box = np.array([[20, 12, 44, 36]], np.float32)
+    black = DataConfig(mean_bgr=(0.0, 0.0, 0.0))
     for seed in SEEDS:
         out, boxes, labels = transforms.augment(
-            image, box, LABELS[:1], np.random.default_rng(seed), 96, (0, 0, 0)
+            image, box, LABELS[:1], np.random.default_rng(seed), 96, black
         )
         assert out.shape == (96, 96, 3)
         assert labels.tolist() == [1]
@@ -253,7 +255,7 @@ def test_augment_keeps_boxes_inside_and_not_too_small():
         low = rng.uniform(0, 0.9, (5, 2)) * (width, height)
         high = low + rng.uniform(0.005, 0.1, (5, 2)) * (width, height)
         boxes = np.concatenate([low, high], axis=1).astype(np.float32)
-        _, made, labels = transforms.augment(image, boxes, np.arange(5), rng, 64, MEAN)
+        _, made, labels = transforms.augment(image, boxes, np.arange(5), rng, 64, PLAIN)
         assert len(made) == len(labels) >= 1
         assert made.dtype == np.float32
         assert (made >= -1e-4).all()
@@ -268,8 +270,12 @@ def test_augment_keeps_boxes_inside_and_not_too_small():
 def test_augment_changes_neither_its_arguments_nor_by_itself():
     image, boxes = photo(), BOXES.copy()
     for seed in range(100):
-        first = transforms.augment(image, boxes, LABELS, np.random.default_rng(seed), 64, MEAN)
-        again = transforms.augment(image, boxes, LABELS, np.random.default_rng(seed), 64, MEAN)
+        first = transforms.augment(
+            image, boxes, LABELS, np.random.default_rng(seed), 64, DataConfig()
+        )
+        again = transforms.augment(
+            image, boxes, LABELS, np.random.default_rng(seed), 64, DataConfig()
+        )
         for a, b in zip(first, again):
             np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(image, photo())
@@ -278,12 +284,13 @@ def test_augment_changes_neither_its_arguments_nor_by_itself():
 
 def test_random_interpolation_is_off_by_default():
     plain = [
-        transforms.augment(photo(), BOXES, LABELS, np.random.default_rng(5), 64, MEAN)[0]
+        transforms.augment(photo(), BOXES, LABELS, np.random.default_rng(5), 64, PLAIN)[0]
         for _ in range(2)
     ]
     np.testing.assert_array_equal(*plain)
+    varying = DataConfig(random_interpolation=True)
     varied = [
-        transforms.augment(photo(), BOXES, LABELS, np.random.default_rng(s), 64, MEAN, True)[0]
+        transforms.augment(photo(), BOXES, LABELS, np.random.default_rng(s), 64, varying)[0]
         for s in range(20)
     ]
     assert all(image.shape == (64, 64, 3) for image in varied)
@@ -336,12 +343,10 @@ def test_augment_crops_the_share_asked_for():
     cropped = {}
     for share in (0.0, 0.25, 1.0):
         sides = []
+        wanted = DataConfig(max_expand_ratio=1.0, crop_prob=share)
         for seed in range(400):
-            _, made, _ = transforms.augment(
-                *(image, box, LABELS[:1], np.random.default_rng(seed), 100, MEAN),
-                max_expand_ratio=1.0,
-                crop_prob=share,
-            )
+            rng = np.random.default_rng(seed)
+            _, made, _ = transforms.augment(image, box, LABELS[:1], rng, 100, wanted)
             sides.append(made[0, 2:] - made[0, :2])
         cropped[share] = (np.max(sides, axis=1) > 20.5).mean()
     assert cropped[0.0] == 0
