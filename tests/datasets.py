@@ -102,3 +102,32 @@ def write_voc(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(stems) + "\n", encoding="utf-8")
     return root
+
+
+def write_yolo(root: Path, files: Dict[str, str], texts: Optional[Dict[str, str]] = None) -> Path:
+    """Label text by the path of its image, "images" in it becoming "labels", and other files."""
+    for image, text in files.items():
+        write_image(root / image)
+        label = root / Path(image.replace("images", "labels")).with_suffix(".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(text, encoding="utf-8")
+    return write_texts(root, texts or {})
+
+
+def write_texts(root: Path, texts: Dict[str, str]) -> Path:
+    """Text files by path below `root`."""
+    for path, text in texts.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, encoding="utf-8")
+    return root
+
+
+def labelme_content(shapes: Sequence[Tuple] = (), **changes: Any) -> str:
+    """LabelMe's JSON for a.jpg of 60 x 48 with rows of (label, shape_type, points)."""
+    rows = [
+        {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}}
+        for label, kind, points in shapes
+    ]
+    content = {"version": "5.3.1", "flags": {}, "shapes": rows, "imagePath": "a.jpg"}
+    content.update({"imageData": None, "imageHeight": 48, "imageWidth": 60, **changes})
+    return json.dumps(content)

@@ -44,8 +44,8 @@ class DetectionData:
     class_names: Tuple[str, ...]  # without background
     category_ids: Tuple[int, ...]  # COCO category id of each class
     split: str
-    annotation_path: str  # the JSON file, or the folder of XML files
-    style: str  # "coco" or "voc"
+    annotation_path: str  # the file that names the images, or the folder of annotation files
+    style: str  # "coco", "voc", "yolo", "labelme" or "csv"
     dropped: Mapping[str, int] = field(
         default_factory=dict
     )  # repaired or dropped annotations, by reason

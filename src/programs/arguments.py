@@ -13,11 +13,13 @@ Words = Optional[Sequence[str]]  # of the command line; None is sys.argv
 
 
 def train_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
-    """Train M2Det on a COCO or Pascal VOC data set."""
+    """Train M2Det on a data set: COCO, Pascal VOC, YOLO, LabelMe or CSV."""
     from ..formats import shipped
 
     parser = argparse.ArgumentParser(prog=prog, description=train_arguments.__doc__)
-    parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
+    parser.add_argument(
+        "--dataset_path", required=True, type=Path, help="folder of COCO, VOC, YOLO, LabelMe or CSV"
+    )
     parser.add_argument("--split", default="train", help="split to train on (default: train)")
     parser.add_argument(
         "--pretrained_backbone", default="none", help="converted backbone weights, or none"
@@ -45,7 +47,7 @@ def train_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
 
 
 def eval_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
-    """Evaluate a checkpoint or an exported file on any split of a COCO or Pascal VOC data set.
+    """Evaluate a checkpoint or an exported file on any split of a data set.
 
     Writes detections.json (a COCO results file) and metrics.json, or for a split without ground
     truth the zip file that the COCO server takes. Interrupted, it goes on where it was.
@@ -60,7 +62,9 @@ def eval_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespac
         type=Path,
         help="default: the network of photographs that comes with the project",
     )
-    parser.add_argument("--dataset_path", required=True, type=Path, help="COCO or VOC folder")
+    parser.add_argument(
+        "--dataset_path", required=True, type=Path, help="folder of COCO, VOC, YOLO, LabelMe or CSV"
+    )
     parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
     parser.add_argument("--output", default="eval_output", type=Path, help="folder for the results")
     parser.add_argument("--scorer", default=SCORERS[0], choices=SCORERS, help="of the COCO numbers")
@@ -178,13 +182,13 @@ def demo_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespac
 
 
 def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
-    """Check a COCO or Pascal VOC data set before training: numbers, faults, reach of the priors."""
+    """Check a data set before training: numbers, faults, reach of the priors."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=check_arguments.__doc__,
         epilog="Exit code 0: nothing wrong, or training repairs it; 1: errors; 2: wrong usage.",
     )
-    parser.add_argument("dataset", type=Path, help="COCO or VOC folder")
+    parser.add_argument("dataset", type=Path, help="folder of COCO, VOC, YOLO, LabelMe or CSV")
     parser.add_argument("--split", nargs="+", help="splits to check (default: train and val)")
     parser.add_argument("--config", default="m2det512_vgg16", choices=PRESETS, metavar="NAME")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a COCO or Pascal VOC data set before training: numbers, faults, reach of the priors."""
+"""Check a data set before training: numbers, faults, reach of the priors."""
 
 import argparse
 import sys

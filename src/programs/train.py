@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train M2Det on a COCO or Pascal VOC data set."""
+"""Train M2Det on a data set."""
 
 import argparse
 import logging

@@ -20,7 +20,15 @@ from src.data.images import read_image
 from src.data.records import DataError, ImageError
 from src.data.sample_stream import SampleStream, Share
 from src.loss import MultiBoxLoss
-from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
+from tests.datasets import (
+    coco_content,
+    labelme_content,
+    voc_xml,
+    write_coco,
+    write_image,
+    write_texts,
+    write_voc,
+)
 
 SECONDS = 10  # for one case; most take milliseconds
 STRANGE = (
@@ -237,6 +245,47 @@ def test_damaged_voc_bytes_and_lists(tmp_path, trainer):
         rng = np.random.default_rng(seed)
         listed.write_bytes(damaged_bytes(b"a\na\na\n", rng))
         outcome(root, trainer)
+
+
+YOLO_YAML = "path: .\ntrain: images\nval: images\nnc: 2\nnames:\n  0: cat\n  1: dog\n"
+CSV = "filename,width,height,class,xmin,ymin,xmax,ymax\n" + "a.jpg,60,48,cat,1,2,30,40\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("data.yaml", YOLO_YAML),
+        ("labels/a.txt", "0 0.5 0.5 0.2 0.3\n1 0.1 0.1 0.3 0.1 0.2 0.4\n"),
+        ("classes.txt", "cat\ndog\n"),
+        ("images/a.json", labelme_content([("cat", "rectangle", [[1, 2], [30, 40]])])),
+        ("train.csv", CSV),
+        ("train.csv", "images/a.jpg,1,2,30,40,cat\n" * 3),
+        ("classes.csv", "cat,0\ndog,1\n"),
+    ],
+)
+def test_damaged_bytes_of_other_formats(tmp_path, trainer, path, text):
+    files = {"train.csv": CSV} if path == "classes.csv" else {}
+    if path.endswith("txt"):
+        files = {"labels/a.txt": "1 0.5 0.5 0.2 0.3\n"}
+        files.update({"data.yaml": YOLO_YAML} if path == "labels/a.txt" else {})
+    write_image(tmp_path / "images" / "a.jpg")
+    write_texts(tmp_path, {**files, path: text})
+    assert outcome(tmp_path, trainer) == "accepted"
+    outcomes = []
+    for seed in range(60):
+        (tmp_path / path).write_bytes(damaged_bytes(text.encode(), np.random.default_rng(seed)))
+        outcomes.append(outcome(tmp_path, trainer))
+    assert outcomes.count("refused") > 10
+
+
+@pytest.mark.parametrize("text", ["names: &a [*a]\ntrain: *a\n", "names: " + "[" * 100_000])
+def test_yaml_bombs(tmp_path, trainer, text):
+    write_image(tmp_path / "images" / "a.jpg")
+    write_texts(tmp_path, {"data.yaml": text})
+    assert outcome(tmp_path, trainer) == "refused"
+    rows = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    write_texts(tmp_path, {"data.yaml": f"a0: &a0 x\n{rows}names: *a11\ntrain: *a11\n"})
+    assert outcome(tmp_path, trainer) == "refused"
 
 
 def test_xml_bombs(tmp_path, trainer):

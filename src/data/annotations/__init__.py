@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Annotation formats to records: which layout a folder has, COCO, Pascal VOC."""
+"""Annotation formats to records: which layout a folder has, and a module for each format."""

@@ -28,11 +28,14 @@ _SAME_SPLIT = {
 _TRAIN = ("train2017", "trainval35k", "train2014", "train", "training", "trainval")
 _VAL = ("val2017", "minival2014", "minival", "val2014", "val", "valid", "validation", "dev", "test")
 WHOLE = "all"  # the name of a split that has none
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 MOST_JSON = 20  # in one folder
 _NO_SPLIT = (  # names of files that say nothing about the split
     *("", "_annotations", "annotations", "annotation", "instances", "coco", "default"),
     *("labels", "result", "data", "dataset"),
 )
+_BEFORE_SPLIT = ("instances_", "image_info_", "annotations_", "annotation_", "coco_", "oidv6-")
+_AFTER_SPLIT = (".coco", "_annotations", "_coco", "_instances", "_labels", "-annotations-bbox")
 HOLD_OUT = 10  # every tenth image validates where a data set comes undivided
 
 
@@ -86,7 +89,7 @@ def scan(root: Union[str, os.PathLike], allow_links: bool = False) -> Tree:
     """
     tree, real = Tree(os.path.abspath(root)), os.path.realpath(root)
     if not os.path.isdir(tree.root):
-        raise DataError(f"{tree.root}: no such data set directory")
+        raise DataError(f"{tree.root}: {_no_folder(tree.root)}")
     seen: Set[str] = set()
     pending = [""]
     while pending:
@@ -114,6 +117,14 @@ def scan(root: Union[str, os.PathLike], allow_links: bool = False) -> Tree:
             raise DataError(f"{tree.path(folder)}: cannot be listed ({error.strerror})") from None
         tree.files[folder] = names
     return tree
+
+
+def _no_folder(path: str) -> str:
+    if not os.path.isfile(path):
+        return "no such data set directory"
+    if path.lower().endswith(ARCHIVES):
+        return "a packed file; unpack it and give the folder"
+    return f"a file; give the folder of the data set, {os.path.dirname(path)}"
 
 
 def _inside(path: str, real_root: str) -> bool:
@@ -165,7 +176,7 @@ def coco_files(tree: Tree) -> Dict[str, str]:
         others = sorted(set(names) - set(sure)) if len(names) <= MOST_JSON else []
         for name in sure + others if folder.count("/") < 2 else ():
             path = posixpath.join(folder, name) if folder else name
-            split = _split_of(name, folder)
+            split = split_of(name, folder)
             known = not split or split in found
             if not known and (name in sure or _looks_like_coco(tree.path(path))):
                 found[split] = path
@@ -188,15 +199,15 @@ def _looks_like_coco(path: str) -> bool:
     return any(key in head for key in (b'"images"', b'"annotations"', b'"categories"'))
 
 
-def _split_of(name: str, folder: str) -> str:
-    """The split that the JSON file `name` annotates; "" if its name says that it holds no boxes."""
+def split_of(name: str, folder: str) -> str:
+    """The split that the file `name` annotates; "" if its name says that it holds no boxes."""
     stem = os.path.splitext(name)[0].lower()
     if stem.startswith(("captions_", "person_keypoints_", "panoptic_", "stuff_")):
         return ""
     start, end = 0, len(stem)
-    for prefix in ("instances_", "image_info_", "annotations_", "annotation_", "coco_"):
+    for prefix in _BEFORE_SPLIT:
         start += len(prefix) if stem[start:].startswith(prefix) else 0
-    for ending in (".coco", "_annotations", "_coco", "_instances"):
+    for ending in _AFTER_SPLIT:
         end -= len(ending) if stem[start:end].endswith(ending) else 0
     if stem[start:end] not in _NO_SPLIT:
         return name[start:end]
