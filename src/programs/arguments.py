@@ -5,9 +5,10 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from ..config import PRESETS
+from ..config import PRESETS, default_preset
 from ..runtime.cpu_settings import usable_cores
-from ..utils import add_common_arguments, add_debug_argument
+from ..runtime.device_choice import device_there
+from ..utils import add_common_arguments, add_config_arguments, add_debug_argument
 
 Words = Optional[Sequence[str]]  # of the command line; None is sys.argv
 
@@ -190,8 +191,8 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
     )
     parser.add_argument("dataset", type=Path, help="folder of COCO, VOC, YOLO, LabelMe or CSV")
     parser.add_argument("--split", nargs="+", help="splits to check (default: train and val)")
-    parser.add_argument("--config", default="m2det512_vgg16", choices=PRESETS, metavar="NAME")
-    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    # The preset that train.py takes: what its priors reach is what a training would.
+    add_config_arguments(parser, default_preset(device_there()))
     parser.add_argument(
         "--images",
         default="decode",
@@ -203,7 +204,12 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
     parser.add_argument(
         "--suggest_anchors", action="store_true", help="print anchors.scales that fit the boxes"
     )
-    parser.add_argument("--picture", type=Path, default=Path("check_data.png"), help="PNG to write")
+    parser.add_argument(
+        "--output",
+        default="check_output",
+        type=Path,
+        help="folder for a picture of each split, or a PNG file (%(default)s)",
+    )
     return parser.parse_args(argv)
 
 

@@ -27,7 +27,7 @@ from ..data.dataset import usable_workers
 from ..data.records import Columns, DataError, DetectionData, Findings
 from ..drawing.data_overview import draw_report, prior_shapes_px
 from ..priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
-from ..runtime.errors import M2DetError
+from ..runtime.errors import M2DetError, printable
 from ..runtime.files import write_atomically
 
 OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched
@@ -49,10 +49,13 @@ def main(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace, config: Config) -> int:
     failed = False
     known: Dict[bytes, str] = {}
-    for split in args.split or default_splits(args.dataset, config):
+    splits = args.split or default_splits(args.dataset, config)
+    for split in splits:
         findings = Findings(collect=True)
         data = load_data(args.dataset, split, config.data.allow_links, findings)
-        print(f"{data.annotation_path}, split {data.split} ({data.style})")
+        print(printable(f"{data.annotation_path}, split {data.split} ({data.style})"))
+        picture = picture_path(args.output, data.split, len(splits) > 1)
+        picture.parent.mkdir(parents=True, exist_ok=True)  # not after all the work
         columns = columns_of(data)
         print_numbers(data, columns)
         find_duplicate_boxes(data, columns, findings)
@@ -65,11 +68,11 @@ def check(args: argparse.Namespace, config: Config) -> int:
                     message = f"{seen[digest]}: also in another split, as {known[digest]}"
                     findings.note("images of two splits", message)
             known.update(seen)
-        iou = print_reach(columns, config)
+        print_reach(columns, config)
         if args.suggest_anchors:
             print_anchors(columns, config)
-        if args.picture and len(iou) == len(columns.labels):
-            write_picture(picture_path(args.picture, data.split), data, columns, config)
+        if len(data.records):
+            write_picture(picture, data, columns, config)
         failed |= print_findings(findings, args.strict)
     return int(failed)
 
@@ -110,8 +113,8 @@ def print_numbers(data: DetectionData, columns: Columns) -> None:
         print(f"  box size, square root of the area in image pixels: {shares}")
 
 
-def print_reach(columns: Columns, config: Config) -> np.ndarray:
-    """How many ground truths the priors can match; returns the best IoU of each."""
+def print_reach(columns: Columns, config: Config) -> None:
+    """How many ground truths the priors can match."""
     sizes = map_sizes(config.model)
     per_cell = prior_shapes_per_cell(config.anchors, len(sizes))
     iou = best_iou(boxes_cxcywh(columns), make_priors(config), sizes, per_cell)
@@ -125,7 +128,6 @@ def print_reach(columns: Columns, config: Config) -> np.ndarray:
     out = [f"{r.name} px ({r.total} boxes)" for r in rows if r.share < OUT_OF_REACH]
     if out:
         print(f"  out of reach, but for the one best prior of each box: {', '.join(out)}")
-    return iou
 
 
 def print_anchors(columns: Columns, config: Config) -> None:
@@ -160,8 +162,11 @@ def print_findings(findings: Findings, strict: bool) -> bool:
     return bool(errors)
 
 
-def picture_path(path: Path, split: str) -> Path:
-    return path.with_name(f"{path.stem}_{split}{path.suffix or '.png'}")
+def picture_path(output: Path, split: str, several: bool) -> Path:
+    """FOLDER/SPLIT.png, or the PNG file asked for, with the split in its name if there are more."""
+    if output.suffix.lower() != ".png":
+        return output / f"{split}.png"
+    return output.with_name(f"{output.stem}_{split}.png") if several else output
 
 
 def write_picture(path: Path, data: DetectionData, columns: Columns, config: Config) -> None:
@@ -171,9 +176,8 @@ def write_picture(path: Path, data: DetectionData, columns: Columns, config: Con
     shapes = prior_shapes_px(make_priors(config), maps, per_cell, size)
     sides = boxes_cxcywh(columns)[:, 2:] * size
     picture = draw_report(data, sides, shapes, class_counts(data, columns), size)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, cv2.imencode(".png", picture)[1].tobytes())
-    print(f"  picture: {path}")
+    print(printable(f"  picture: {path}"))
 
 
 class ProgressBar:

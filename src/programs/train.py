@@ -51,4 +51,6 @@ def check(args: argparse.Namespace) -> int:
     from . import command
 
     flags = [str(args.dataset_path), "--config", args.config]
+    if args.split != "train":
+        flags += ["--split", args.split]
     return command.run("check", [*flags, *(word for text in args.set for word in ("--set", text))])

@@ -16,26 +16,89 @@ from src.data import checks
 from src.data.coco_utils import load_data
 from src.data.records import Findings
 from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
-from tests.datasets import SHARED, coco_content, voc_xml, write_coco, write_image, write_voc
+from src.programs import arguments
+from tests.datasets import (
+    SHARED,
+    coco_content,
+    labelme_content,
+    voc_xml,
+    write_coco,
+    write_image,
+    write_texts,
+    write_voc,
+)
 
 
-def run(root, *options, picture=None):
-    return check_data.main([str(root), "--picture", str(picture or root / "p.png"), *options])
+def run(root, *options, output=None):
+    return check_data.main([str(root), "--output", str(output or root / "p.png"), *options])
 
 
 def test_a_sound_data_set_passes_and_gets_its_picture(tmp_path, capsys):
     rows = [(1, 3, [5, 5, 30, 30]), (1, 7, [0, 0, 60, 48], 1)]
     root = write_coco(tmp_path, coco_content(["a.jpg", "b.png"], rows))
     write_image(root / "train2017" / "b.png", value=10)
-    assert run(root, picture=tmp_path / "out" / "report.png") == 0
+    assert run(root, output=tmp_path / "out" / "report.png") == 0
     text = capsys.readouterr().out
     assert "images 2, of them 1 without boxes" in text
     assert "boxes 2, of them 1 ignored" in text
     assert "cat 1, dog 1" in text
     assert "nothing wrong" in text
-    picture = cv2.imread(str(tmp_path / "out" / "report_train2017.png"))
+    picture = cv2.imread(str(tmp_path / "out" / "report.png"))
     assert picture.shape[0] > 800
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_pictures_are_written_where_it_is_told_and_named(tmp_path, capsys, monkeypatch):
+    for split in ("train2017", "val2017"):
+        path = f"annotations/instances_{split}.json"
+        root = write_coco(tmp_path / "data", coco_content(), split, path)
+    monkeypatch.chdir(tmp_path)
+    quick = [str(root), "--images", "none"]
+    for options, expected in (
+        ([], ["check_output/train2017.png", "check_output/val2017.png"]),
+        (["--output", "here"], ["here/train2017.png", "here/val2017.png"]),
+        (["--output", "one.png", "--split", "val"], ["one.png"]),
+        (["--output", "two.png"], ["two_train2017.png", "two_val2017.png"]),
+    ):
+        assert check_data.main([*quick, *options]) == 0
+        named = [row for row in capsys.readouterr().out.splitlines() if "  picture: " in row]
+        assert [row.split(": ")[1] for row in named] == expected
+        assert all((tmp_path / path).is_file() for path in expected)
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    root = write_coco(tmp_path / "data", coco_content())
+    assert run(root, output=tmp_path / "file" / "out") == 1
+    captured = capsys.readouterr()
+    assert "file" in captured.err
+    assert "matched by" not in captured.out
+
+
+def test_it_looks_with_the_preset_that_is_trained(tmp_path, capsys, monkeypatch):
+    root = write_coco(tmp_path, coco_content(boxes=[(1, 3, [5, 5, 30, 30])]))
+    for device, preset in (("CPU", "m2det_small"), ("GPU", "m2det512_vgg16")):
+        monkeypatch.setattr(arguments, "device_there", lambda device=device: device)
+        assert run(root, "--images", "none") == 0
+        assert f"by the priors of {preset} at" in capsys.readouterr().out
+    assert run(root, "--images", "none", "--config", "m2det_tiny") == 0
+    assert "by the priors of m2det_tiny at" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("style", ["yolo", "labelme", "csv"])
+def test_other_formats(tmp_path, capsys, style):
+    image, text = "train/a.jpg", "0 0.5 0.5 0.5 0.5\n"
+    files = {
+        "yolo": {"train/a.txt": text, "data.yaml": "train: train\nnames: [cat]\n"},
+        "labelme": {"train/a.json": labelme_content([("cat", "rectangle", [[1, 2], [9, 9]])])},
+        "csv": {"train.csv": f"{image},1,2,9,9,cat\n"},
+    }
+    root = write_texts(tmp_path, files[style])
+    write_image(root / image)
+    assert run(root) == 0
+    text = capsys.readouterr().out
+    assert f"({style})" in text
+    assert "cat 1" in text
 
 
 def test_anchors_are_suggested(tmp_path, capsys):
@@ -215,7 +278,7 @@ def test_real_data_pass(tmp_path, capsys, name, boxes):
     if not (SHARED / "data" / name).is_dir():
         pytest.skip("the shared data are not there")
     options = ["--split", "train", "--images", "header"]
-    assert run(SHARED / "data" / name, *options, picture=tmp_path / "p.png") == 0
+    assert run(SHARED / "data" / name, *options, output=tmp_path / "p.png") == 0
     assert f"boxes {boxes}" in capsys.readouterr().out
 
 
