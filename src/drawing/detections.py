@@ -1,22 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detections drawn onto an image. NumPy and OpenCV only."""
+"""Detections drawn onto an image. NumPy, OpenCV and Pillow only."""
 
-import unicodedata
 from typing import Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+from ..nms import hard_nms
+from .label_places import place_labels
+from .text import drawable, text_size, write_text
+
+Colour = Tuple[int, int, int]
 
 
-def colour_of(label: int) -> Tuple[int, int, int]:
+def colour_of(label: int) -> Colour:
     """A bright BGR colour for class `label`, far from those of its neighbours."""
     # Steps of the golden ratio around the colour circle stay apart for any number of classes.
     hue = int(label * 0.61803398875 % 1 * 180)
     bright = np.array([[[hue, 210, 255 if label % 2 else 200]]], np.uint8)
     blue, green, red = cv2.cvtColor(bright, cv2.COLOR_HSV2BGR)[0, 0].tolist()
     return blue, green, red
+
+
+def ink_on(ground: Colour) -> Colour:
+    """Black or white, whichever can be read better on a BGR colour (always 4.5 to 1 or more)."""
+    shares = np.array(ground) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.0722, 0.7152, 0.2126))  # of WCAG 2.1
+    return (0, 0, 0) if (luminance + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
+
+
+def apart(boxes_px: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Rows of the boxes that overlap no better one by `iou_threshold`, whatever their classes."""
+    scores = np.asarray(scores, np.float32)
+    return hard_nms(np.concatenate([boxes_px, scores[:, None]], axis=1), iou_threshold)
 
 
 def draw_detections(
@@ -28,12 +45,15 @@ def draw_detections(
 ) -> np.ndarray:
     """A copy of `image` with a frame, a name and a score for each detection, the best on top.
 
+    Names stand beside their boxes and not on each other; in a crowd those with the lowest scores
+    that find no room are left out. Lines and letters grow with the image.
+
     Args:
         image: (H, W, 3) uint8 BGR; it stays as it is.
         boxes_px: (N, 4) xyxy in pixels of `image`; N may be 0, and boxes may reach outside.
         labels: (N,) whole numbers in 1..C-1, 0 being the background.
         scores: (N,) in [0, 1]; None for ground truth, which has none.
-        class_names: C-1 names, without the background.
+        class_names: C-1 names in any script, without the background.
 
     Raises:
         ValueError: shapes that do not belong together, a label without a name, a box or score
@@ -44,23 +64,72 @@ def draw_detections(
     scores = np.asarray(scores if given else np.ones(len(labels)), float).reshape(-1)
     _check(image, boxes_px, labels, scores, class_names)
     picture = np.ascontiguousarray(image).copy()
-    order = np.argsort(scores, kind="stable")
-    corners = [_draw_frame(picture, boxes_px[index], int(labels[index])) for index in order]
-    for index, corner in zip(order, corners):  # after all frames, so that none crosses a name
-        label = int(labels[index])
-        text = _drawable(class_names[label - 1]) + (f" {scores[index]:.2f}" if given else "")
-        _draw_text(picture, corner, text, label)
+    height, width = picture.shape[:2]
+    order = np.argsort(-scores, kind="stable")
+    # OpenCV takes no coordinates beyond 32 bits, and a far corner would never be seen anyway.
+    corners = np.clip(np.round(boxes_px), 0, (width - 1, height - 1) * 2).astype(int)[order]
+    kinds = labels[order].astype(int).tolist()
+    texts = [
+        drawable(class_names[label - 1], f"class {label}") + (f" {score:.2f}" if given else "")
+        for label, score in zip(kinds, scores[order])
+    ]
+    line_px = _line_width(picture)
+    for box, label in zip(corners[::-1], kinds[::-1]):
+        cv2.rectangle(picture, box[:2].tolist(), box[2:].tolist(), colour_of(label), line_px)
+    _draw_texts(picture, corners, texts, kinds, line_px)
     return picture
 
 
-def _drawable(name: str) -> str:
-    """`name` in the letters that OpenCV's fonts have: accents dropped, others as question marks."""
-    plain = unicodedata.normalize("NFKD", name)
-    return (
-        "".join(c for c in plain if not unicodedata.combining(c))
-        .encode("ascii", "replace")
-        .decode()
-    )
+def _draw_texts(
+    picture: np.ndarray,
+    boxes: np.ndarray,
+    texts: Sequence[str],
+    labels: Sequence[int],
+    line_px: int,
+) -> None:
+    """Names on grounds of their colour, in place; after all frames, so that none crosses a name."""
+    height, width = picture.shape[:2]
+    fonts = [_font_px(text, height, width) for text in texts]
+    sizes = [
+        (wide + 2 * line_px + 2, tall)
+        for wide, tall in (text_size(text, font_px) for text, font_px in zip(texts, fonts))
+    ]
+    places = place_labels(boxes, sizes, width, height)
+    rows = list(zip(boxes.tolist(), texts, fonts, sizes, labels, places))
+    for box, text, font_px, (wide, tall), label, place in reversed(rows):
+        if place is None:
+            continue
+        (x, y), ground = place, colour_of(label)
+        _draw_lead(picture, box, (x, y, x + wide, y + tall), ground)
+        cv2.rectangle(picture, (x, y), (x + wide - 1, y + tall - 1), ground, cv2.FILLED)
+        write_text(picture, text, (x + line_px + 1, y), font_px, ink_on(ground))
+
+
+def _draw_lead(
+    picture: np.ndarray, box: Sequence[int], name: Sequence[int], colour: Colour
+) -> None:
+    """A thin line from a name to a box that it does not touch."""
+    ends = []
+    for axis in (0, 1):
+        low, high = max(box[axis], name[axis]), min(box[axis + 2], name[axis + 2])
+        if low <= high:  # side by side along this axis
+            ends.append((low, low))
+        else:
+            ends.append((high, low) if name[axis] > box[axis] else (low, high))
+    (box_x, name_x), (box_y, name_y) = ends
+    if box_x != name_x or box_y != name_y:
+        cv2.line(picture, (box_x, box_y), (name_x, name_y), colour, 1, cv2.LINE_AA)
+
+
+def _line_width(picture: np.ndarray) -> int:
+    return max(1, round(min(picture.shape[:2]) / 200))
+
+
+def _font_px(text: str, height: int, width: int) -> int:
+    """Size of the letters, so that `text` fits into the width if 6 pixels are enough for that."""
+    font_px = int(np.clip(min(height, width) / 30, 12, 120))
+    wide, _ = text_size(text, font_px)
+    return font_px if wide <= 0.95 * width else max(6, int(font_px * 0.95 * width / wide))
 
 
 def _check(
@@ -82,45 +151,3 @@ def _check(
         raise ValueError(
             f"labels {labels.min()} to {labels.max()} do not fit {len(class_names)} class names"
         )
-
-
-def _draw_frame(picture: np.ndarray, box_px: np.ndarray, label: int) -> Tuple[int, int]:
-    """Draws the frame in place; its upper left corner (x, y) within the picture."""
-    height, width = picture.shape[:2]
-    # OpenCV takes no coordinates beyond 32 bits, and a far corner would never be seen anyway.
-    x1, x2 = (int(edge) for edge in np.clip(np.round(box_px[[0, 2]]), 0, width - 1))
-    y1, y2 = (int(edge) for edge in np.clip(np.round(box_px[[1, 3]]), 0, height - 1))
-    cv2.rectangle(picture, (x1, y1), (x2, y2), colour_of(label), _line_width(picture))
-    return x1, y1
-
-
-def _draw_text(picture: np.ndarray, corner: Tuple[int, int], text: str, label: int) -> None:
-    """Draws `text` on a coloured ground in place, above `corner` or below where that is outside."""
-    (height, width), (x1, y1), colour = picture.shape[:2], corner, colour_of(label)
-    scale, thickness, (text_width, text_height), below = _fit(text, height, width)
-    pad = _line_width(picture) + 1
-    tall = text_height + below + 2 * pad
-    left = max(0, min(x1, width - text_width - 2 * pad))
-    top = y1 - tall if y1 >= tall else min(y1, max(0, height - tall))
-    right, bottom = left + text_width + 2 * pad, top + tall
-    cv2.rectangle(picture, (left, top), (right, bottom), colour, cv2.FILLED)
-    # Rec. 601 luma decides between black and white letters.
-    dark = np.dot(colour, (0.114, 0.587, 0.299)) > 128
-    ink = (0, 0, 0) if dark else (255, 255, 255)
-    origin = (left + pad, top + pad + text_height)
-    cv2.putText(picture, text, origin, _FONT, scale, ink, thickness, cv2.LINE_AA)
-
-
-def _line_width(picture: np.ndarray) -> int:
-    return max(1, round(min(picture.shape[:2]) / 250))
-
-
-def _fit(text: str, height: int, width: int) -> Tuple[float, int, Tuple[int, int], int]:
-    """Font scale, stroke, (width, height) and depth below the line, so that `text` fits."""
-    scale = float(np.clip(min(height, width) / 900, 0.35, 3.0))
-    while True:
-        thickness = max(1, round(1.6 * scale))
-        (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, thickness)
-        if text_width <= 0.95 * width or scale <= 0.2:
-            return scale, thickness, (text_width, text_height), below
-        scale *= 0.85

@@ -174,6 +174,15 @@ def demo_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespac
     )
     parser.add_argument("--no_pictures", action="store_true", help="draw nothing, only list boxes")
     parser.add_argument("--show", action="store_true", help="show what is drawn, on a screen")
+    parser.add_argument(
+        "--hide_overlaps",
+        type=float,
+        nargs="?",
+        const=0.6,
+        metavar="IOU",
+        help="draw only the best of boxes that overlap this much, whatever their classes; the files"
+        " of boxes keep all (without a number: 0.6)",
+    )
     parser.add_argument("--limit", type=int, default=0, help="pictures at most; 0 takes all")
     parser.add_argument(
         "--score_threshold", type=float, default=0.3, help="lowest score shown (%(default)s)"

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.records import ImageError
-from ..drawing.detections import draw_detections
+from ..drawing.detections import apart, draw_detections
 from ..inference.detector import ArrayDetector
 from ..inference.image_sources import STDIN, Frames, Source, find_sources, listed_sources
 from ..inference.open_network import prepare_device, read_network_file
@@ -37,6 +37,8 @@ def main(args: argparse.Namespace) -> None:
     check_score_threshold(args.score_threshold)
     if args.limit < 0:
         raise UsageError(f"--limit must be 0 or more, not {args.limit}")
+    if args.hide_overlaps is not None and not 0 < args.hide_overlaps <= 1:
+        raise UsageError(f"--hide_overlaps must be above 0 and up to 1, not {args.hide_overlaps}")
     if args.show:
         check_screen()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
@@ -47,7 +49,14 @@ def main(args: argparse.Namespace) -> None:
     test = replace(network.config.test, score_threshold=args.score_threshold)
     detector = network.detector(replace(network.config, test=test))
     args.output.mkdir(parents=True, exist_ok=True)
-    demo = Demo(detector, args.output, args.score_threshold, not args.no_pictures, args.show)
+    demo = Demo(
+        detector,
+        args.output,
+        args.score_threshold,
+        not args.no_pictures,
+        args.show,
+        args.hide_overlaps,
+    )
     everything = itertools.chain(sources, listed_sources(standard_input()) if listed else ())
     total = None if listed else count_frames(sources, args.limit)
     try:
@@ -113,6 +122,7 @@ class Demo:
         lowest: score below which a box is left out; soft-NMS lowers scores.
         draw: whether to make them.
         show: whether to show them on a screen.
+        hide_overlaps: IoU with a better box, of any class, from which a box is not drawn.
     """
 
     def __init__(
@@ -122,9 +132,10 @@ class Demo:
         lowest: float,
         draw: bool = True,
         show: bool = False,
+        hide_overlaps: Optional[float] = None,
     ) -> None:
         self.detector, self.folder, self.lowest = detector, folder, lowest
-        self.draw, self.show = draw, show
+        self.draw, self.show, self.hide_overlaps = draw, show, hide_overlaps
         self.entries: List[Found] = []
         self.failed = 0
         self._taken: Set[str] = set()
@@ -160,8 +171,7 @@ class Demo:
         boxes_px, labels, scores = found.boxes_px[best], found.labels[best], found.scores[best]
         picture = ""
         if self.draw or self.show:
-            names = self.detector.class_names
-            drawn = draw_detections(image, boxes_px, labels, scores, names)
+            drawn = self._drawn(image, boxes_px, labels, scores)
             if self.draw:
                 picture = f"{stem}.{'png' if frame < 0 else 'mp4'}"
                 self._write(self.folder / picture, drawn, frame, frames.fps)
@@ -173,6 +183,15 @@ class Demo:
         where = (frames.source.name, frame, picture, name, width, height)
         self.entries.append(Found(*where, boxes_px, scores, labels))
         return self.entries[-1]
+
+    def _drawn(
+        self, image: np.ndarray, boxes_px: np.ndarray, labels: np.ndarray, scores: np.ndarray
+    ) -> np.ndarray:
+        names = self.detector.class_names
+        if self.hide_overlaps is not None:
+            rows = apart(boxes_px, scores, self.hide_overlaps)
+            boxes_px, labels, scores = boxes_px[rows], labels[rows], scores[rows]
+        return draw_detections(image, boxes_px, labels, scores, names)
 
     def _write(self, path: Path, drawn: np.ndarray, frame: int, fps: float) -> None:
         if frame < 0:

@@ -13,6 +13,7 @@ import pytest
 
 import demo
 from src.data.records import ImageError
+from src.drawing.detections import colour_of
 from src.inference.detector import Detections
 from src.inference.video_file import VideoFile
 from src.runtime.errors import UsageError
@@ -94,6 +95,30 @@ def test_boxes_below_the_threshold_are_left_out(run, tmp_path):
     path = _write(tmp_path / "in" / "a.png", 40, 60)
     assert len(run("--input", path, "--score_threshold", "0.75")[0][0]["detections"]) == 1
     assert run("--input", path, "--score_threshold", "0.76")[0][0]["detections"] == []
+
+
+def test_hidden_overlaps_are_not_drawn_and_stay_in_the_file(run, tmp_path, monkeypatch):
+    """A cat and a dog in nearly one place: only the cat, which is the better, is drawn."""
+    boxes = np.array([[10, 15, 50, 35], [10, 15, 50, 34]], np.float32)
+
+    class Both(StandIn):
+        def __call__(self, image):
+            return Detections(boxes, np.float32([0.9, 0.8]), np.int32([1, 2]))
+
+    monkeypatch.setattr("src.programs.demo.ArrayDetector.from_checkpoint", lambda *_: Both())
+    path = _write(tmp_path / "in" / "a.png", 40, 60)
+
+    def colours(*flags):
+        entries, _ = run("--input", path, *flags)
+        assert len(entries[0]["detections"]) == 2
+        picture = cv2.imread(str(tmp_path / "out" / "a.png"))
+        return [(picture == colour_of(label)).all(axis=2).any() for label in (1, 2)]
+
+    assert colours() == [True, True]
+    assert colours("--hide_overlaps") == [True, False]
+    assert colours("--hide_overlaps", "0.99") == [True, True]
+    with pytest.raises(UsageError, match="--hide_overlaps must be above 0"):
+        run("--input", path, "--hide_overlaps", "0")
 
 
 def test_same_name_in_two_folders(run, tmp_path):
