@@ -13,6 +13,11 @@ import cv2
 import numpy as np
 import onnxruntime
 
+try:  # optional: names in any script, which stay apart
+    from m2det.drawing.detections import draw_detections
+except ImportError:
+    draw_detections = None
+
 
 def load(path):
     """The network as a function of one (1, ...) input, and the file's metadata."""
@@ -87,6 +92,29 @@ def detect(run, about, image):
     return [dict(zip(("class", "score", "box_xyxy_px"), row)) for row in found]
 
 
+def draw(image, found, names):
+    """The picture with frames and names, the best on top; as by demo.py where that is installed."""
+    boxes, scores = ([entry[key] for entry in found] for key in ("box_xyxy_px", "score"))
+    labels = [names.index(entry["class"]) + 1 for entry in found]
+    if draw_detections is not None:
+        return draw_detections(image, boxes, labels, scores, names)
+    side = min(image.shape[:2])
+    line, scale, stroke = max(1, round(side / 200)), max(0.4, side / 900), max(1, side // 500)
+    rows = list(zip(np.clip(boxes, -9999, 9999).tolist(), labels, scores))
+    for (x1, y1, x2, y2), label, score in reversed(rows):
+        shade = ((230, 255), (230, 160), (110, 255), (120, 190))[label // 8 % 4]
+        bright = np.array([[[int(label * 0.61803398875 % 1 * 180), *shade]]], np.uint8)
+        colour = cv2.cvtColor(bright, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+        cv2.rectangle(image, (int(x1), int(y1)), (int(x2), int(y2)), colour, line)
+        text = f"{names[label - 1]} {score:.2f}"  # other letters than ASCII are question marks
+        (width, height), _ = cv2.getTextSize(text, 0, scale, stroke)
+        x, y = max(0, int(x1)), max(height + 6, int(y1))
+        cv2.rectangle(image, (x, y - height - 6), (x + width, y), colour, cv2.FILLED)
+        ink = (0, 0, 0) if np.dot(colour, (0.114, 0.587, 0.299)) > 100 else (255, 255, 255)
+        cv2.putText(image, text, (x, y - 3), 0, scale, ink, stroke, cv2.LINE_AA)
+    return image
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("network", type=Path)
@@ -107,15 +135,7 @@ def main():
         found = [e for e in detect(run, about, image) if e["score"] >= args.score_threshold]
         text = json.dumps({"image": str(path), "detections": found}, indent=1) + "\n"
         (args.output / f"{path.stem}.json").write_text(text, encoding="utf-8")
-        for entry in reversed(found):  # the best on top
-            x1, y1, x2, y2 = (int(v) for v in np.clip(entry["box_xyxy_px"], -9999, 9999))
-            cv2.rectangle(image, (x1, y1), (x2, y2), (0, 200, 0), 2)
-            text = f"{entry['class']} {entry['score']:.2f}"
-            place = (max(x1, 0), max(y1 - 4, 12))
-            cv2.putText(
-                image, text, place, 0, 0.5, (0, 0, 0), 3
-            )  # an edge, to be read on any colour
-            cv2.putText(image, text, place, 0, 0.5, (255, 255, 255), 1)
+        image = draw(image, found, about["class_names"])
         picture = cv2.imencode(".png", image)[1].tobytes()  # imwrite takes UTF-8 names only
         (args.output / f"{path.stem}.png").write_bytes(picture)
         print(f"{path}: {len(found)} found")

@@ -11,13 +11,15 @@ from .label_places import place_labels
 from .text import drawable, text_size, write_text
 
 Colour = Tuple[int, int, int]
+_SHADES = ((230, 255), (230, 160), (110, 255), (120, 190))  # saturation and brightness, of 255
 
 
 def colour_of(label: int) -> Colour:
     """A bright BGR colour for class `label`, far from those of its neighbours."""
-    # Steps of the golden ratio around the colour circle stay apart for any number of classes.
+    # Steps of the golden ratio around the colour circle stay apart for any number of classes; the
+    # 8th comes near the first again, and is of another shade.
     hue = int(label * 0.61803398875 % 1 * 180)
-    bright = np.array([[[hue, 210, 255 if label % 2 else 200]]], np.uint8)
+    bright = np.array([[[hue, *_SHADES[label // 8 % 4]]]], np.uint8)
     blue, green, red = cv2.cvtColor(bright, cv2.COLOR_HSV2BGR)[0, 0].tolist()
     return blue, green, red
 

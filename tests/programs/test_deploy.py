@@ -18,12 +18,14 @@ from source_imports import imports_of
 
 from src.data.images import read_image
 from src.data.transforms import to_input
+from src.drawing.detections import colour_of, draw_detections
 from src.formats.export_check import decoded, hard_nms_of, network_outputs
 from src.formats.exported_network import load_exported
 from src.inference.detector import ArrayDetector
 from src.inference.mindspore_network import cell_network
 from src.inference.postprocess import Detections, PostProcessor
 from src.priors import make_priors
+from src.programs.arguments import demo_arguments
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -70,11 +72,13 @@ def detected(exports, photographs):
 @pytest.mark.parametrize("name", sorted(set(PROGRAMS.values())))
 def test_a_program_is_short_and_stands_alone(name):
     text = (DEPLOY / name).read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 130
+    assert len(text.splitlines()) <= 150
     runtime = {"infer_mindir.py": "mindspore", "infer_onnx.py": "onnxruntime"}[name]
     allowed = {"argparse", "io", "json", "os", "sys", "pathlib", "cv2", "numpy", runtime}
     names, parts = imports_of(DEPLOY / name)
-    assert names <= allowed
+    assert names <= allowed | {"m2det"}
+    assert text.count("m2det.") == 1  # that one import,
+    assert "try:  # optional" in text
     assert not parts
 
 
@@ -178,6 +182,32 @@ def test_on_the_command_line(case, exports, tmp_path, monkeypatch, capsys):
     assert cv2.imdecode(drawn, cv2.IMREAD_COLOR).shape == (50, 90, 3)
     assert min(found["score"] for found in entry["detections"]) >= 0.2
     assert f"{len(entry['detections'])} found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS.values())))
+@pytest.mark.parametrize("installed", [False, True])
+def test_pictures_have_the_colours_of_demo(name, installed, monkeypatch):
+    """The frame of each class, with the package and without; the better of two lies on top."""
+    module = load_program(name)
+    monkeypatch.setattr(module, "draw_detections", draw_detections if installed else None)
+    names = [f"n\u00e4me {number}" for number in range(40)]
+    boxes = {1: [50, 60, 90, 100], 17: [50, 60, 90, 190], 40: [-1e9, 150, 150, 1e9]}
+    found = [
+        {"class": names[label - 1], "score": 0.9 - 0.1 * row, "box_xyxy_px": box}
+        for row, (label, box) in enumerate(boxes.items())
+    ]
+    picture = module.draw(np.full((200, 200, 3), 90, np.uint8), found, names)
+    assert picture[80, 50].tolist() == list(colour_of(1))
+    assert picture[120, 50].tolist() == list(colour_of(17))
+    assert picture[180, 150].tolist() == list(colour_of(40))
+    assert picture[5, 5].tolist() == [90, 90, 90]
+
+
+def test_the_lowest_score_shown_is_that_of_demo():
+    wanted = demo_arguments(["--input", "x"]).score_threshold
+    for name in sorted(set(PROGRAMS.values())):
+        text = (DEPLOY / name).read_text(encoding="utf-8")
+        assert f'"--score_threshold", type=float, default={wanted},' in text
 
 
 def test_the_mindir_alone_is_enough(exports, tmp_path):
