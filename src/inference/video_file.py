@@ -97,10 +97,11 @@ class _FFmpeg:
     def __init__(self, ffmpeg: str, path: Path, size: Tuple[int, int], fps: float) -> None:
         self._path, self._size = path, size
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        source = ("-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{size[0]}x{size[1]}")
         # Colours at half the size, as players want them, ask for even sides.
-        picture = ("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p")
-        target = ("-c:v", _ENCODER, *picture, "-movflags", "+faststart", "-f", "mp4")
+        self._odd = (size[0] % 2, size[1] % 2)
+        sides = f"{size[0] + self._odd[0]}x{size[1] + self._odd[1]}"
+        source = ("-f", "rawvideo", "-pix_fmt", "bgr24", "-s", sides)
+        target = ("-c:v", _ENCODER, "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4")
         command = [ffmpeg, "-loglevel", "error", "-y", *source, "-r", f"{fps}", "-i", "-", *target]
         self._program = subprocess.Popen(
             [*command, os.fsencode(f"file:{path}")],
@@ -114,6 +115,8 @@ class _FFmpeg:
         assert self._program.stdin is not None
         if frame.shape[1::-1] != self._size:
             frame = cv2.resize(frame, self._size)
+        wide, tall = self._odd
+        frame = cv2.copyMakeBorder(frame, 0, tall, 0, wide, cv2.BORDER_REPLICATE)
         try:
             self._program.stdin.write(frame.tobytes())
         except BrokenPipeError:
