@@ -13,10 +13,13 @@ import time
 import psutil
 
 import train
-from src.programs import train as train_program
-from src.training import builders, callback, train_step
-from src.training import validation as train_eval
+from src.runtime.stop_signal import held_signals
 from src.utils import run_main
+
+with held_signals():
+    from src.programs import train as train_program
+    from src.training import builders, callback, train_step
+    from src.training import validation as train_eval
 
 calls = 0
 

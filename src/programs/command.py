@@ -7,10 +7,12 @@ nor a misspelt flag should.
 
 import argparse
 import sys
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from typing import Any, Optional, Sequence
 
+from ..runtime.stop_signal import held_signals
 from ..utils import run_main
 
 COMMANDS = {
@@ -36,7 +38,9 @@ def run(name: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] = N
     from . import arguments
 
     args = getattr(arguments, f"{name}_arguments")(argv, prog)
-    return import_module(f".{name}", __package__).main(args)
+    with held_signals() if name == "train" else nullcontext():
+        program = import_module(f".{name}", __package__)
+    return program.main(args)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

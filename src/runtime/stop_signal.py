@@ -6,12 +6,13 @@ turns SIGINT into SIGTERM. Hence no handlers here: the signals are blocked, in t
 before others are started, and a thread waits for them.
 """
 
+import contextlib
 import functools
 import os
 import signal
 import sys
 import threading
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from .files import remove_unfinished
 
@@ -71,6 +72,19 @@ class StopSignal:
             sys.stdout.flush()
             self._end(128 + number)
         self.number = self.number or number
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """The signals wait until the block ends, and threads that start in it never take one.
+
+    For imports: with NumPy come threads of OpenBLAS, which `StopSignal` would be too late for.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @functools.lru_cache(maxsize=1)

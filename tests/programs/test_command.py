@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `m2det`: subcommands, and that --help imports no framework."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,3 +79,18 @@ def test_a_zoo_program_shows_its_own_name():
     result = called("export.py", "--help")
     assert result.returncode == 0
     assert result.stdout.startswith("usage: export.py ")
+
+
+def test_no_thread_that_starts_with_an_import_takes_the_signals_of_a_training(monkeypatch):
+    blocked = []
+
+    def mask():
+        return signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    def import_module(*_):
+        blocked.append(mask())
+        return SimpleNamespace(main=lambda _: blocked.append(mask()))
+
+    monkeypatch.setattr(command, "import_module", import_module)
+    command.run("train", ["--dataset_path", "data"])
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} <= blocked[0] - blocked[1]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """In processes of their own: a signal for a process goes to any of its threads."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -112,3 +113,22 @@ with StopSignal() as stop:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stop.number)
 """
     assert run(script) == (0, ["-15", "None"])
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="OpenBLAS has no thread of its own")
+def test_threads_that_come_with_an_import_do_not_take_the_signals():
+    """NumPy starts threads, which would end the process by the default action."""
+    script = """
+from src.runtime.stop_signal import held_signals
+os.environ["OPENBLAS_NUM_THREADS"] = "2"
+with held_signals():
+    import numpy
+assert len(os.listdir("/proc/self/task")) > 1
+print(len(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+with StopSignal() as stop:
+    stop.defer()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        send(number)
+    print(int(stop.number))
+"""
+    assert run(script) == (0, ["0", "15"])
