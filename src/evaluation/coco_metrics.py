@@ -2,10 +2,11 @@
 """Scoring detections by the COCO metrics, for COCO and for Pascal VOC data."""
 
 import contextlib
+import gc
 import io
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -146,9 +147,9 @@ def coco_score(
             raise DataError(
                 f"{data.annotation_path}: no image {entry['image_id']}, which was detected on"
             )
-    found = dict(truth, annotations=_numbered(results))
     coco, evaluator = find_scorer(scorer)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _collector_off():
+        found = dict(truth, annotations=_numbered(results))
         run = evaluator(_coco(coco, truth), _coco(coco, found), "bbox")
         run.evaluate()
         run.accumulate()
@@ -161,6 +162,18 @@ def coco_score(
         np.asarray(run.eval["recall"])[:, :, :, -1],
         truth["annotations"],
     )
+
+
+@contextlib.contextmanager
+def _collector_off() -> Iterator[None]:
+    """Python's search for cycles takes a sixth of the time: a million dictionaries, not a cycle."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def find_scorer(name: str) -> Tuple[Any, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..box_utils import iou_matrix
 from ..data.records import COCO_SIZES, DetectionData, ImageRecord
+from .result_arrays import ResultArrays, result_arrays
 
 MATCH_IOU = 0.5  # a detection is of an object from here on
 TOUCH_IOU = 0.1  # below, it lies on the background
@@ -51,21 +52,13 @@ def judge_split(
     data: DetectionData, results: Sequence[Mapping[str, Any]], score_threshold: float = 0.3
 ) -> ErrorSummary:
     """Errors of `results` (entries of a COCO results file) with at least `score_threshold`."""
-    label_of = {category: label for label, category in enumerate(data.category_ids, 1)}
-    by_image: Dict[int, List[Mapping[str, Any]]] = defaultdict(list)
-    for entry in results:
-        if entry["score"] >= score_threshold:
-            by_image[entry["image_id"]].append(entry)
+    kept = [entry for entry in results if entry["score"] >= score_threshold]
     confusion = np.zeros((data.num_classes, data.num_classes), np.int64)
     images = []
-    for record in data.records:
-        entries = sorted(by_image[record.image_id], key=lambda entry: -entry["score"])
-        boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        labels = np.array([label_of[entry["category_id"]] for entry in entries], np.int64)
-        scores = np.array([entry["score"] for entry in entries])
-        images.append(_judge_image(record, boxes, labels, scores))
-        _count_confusion(confusion, record, boxes, labels)
+    for record, _, found in result_arrays(data, kept).by_image(data.records):
+        overlap = iou_matrix(found.boxes_px, record.boxes_px.astype(np.float64))
+        images.append(_judge_image(record, found, overlap))
+        _count_confusion(confusion, record, found.labels, overlap)
     counts = dict.fromkeys(KINDS, 0)
     for image in images:
         counts["missed"] += len(image.missed)
@@ -75,61 +68,67 @@ def judge_split(
     return ErrorSummary(confusion, counts, images, score_threshold)
 
 
+def _take_free(overlap: np.ndarray) -> np.ndarray:
+    """(N,) the object of each detection, or -1: one after another takes, of the objects that are
+    free, the one it overlaps most, from `MATCH_IOU` on.
+    """
+    taken = np.full(len(overlap), -1)
+    rows, objects = np.nonzero(overlap >= MATCH_IOU)
+    free = set(objects.tolist())
+    order = np.lexsort((-overlap[rows, objects], rows))  # stable: the first of equal ones
+    for row, match in zip(rows[order].tolist(), objects[order].tolist()):
+        if taken[row] < 0 and match in free:
+            free.remove(match)
+            taken[row] = match
+    return taken
+
+
 def _count_confusion(
-    confusion: np.ndarray, record: ImageRecord, boxes: np.ndarray, labels: np.ndarray
+    confusion: np.ndarray, record: ImageRecord, labels: np.ndarray, overlap: np.ndarray
 ) -> None:
     """Adds one image: each detection takes the free object it overlaps most, whatever its class."""
-    overlap = iou_matrix(boxes, record.boxes_px.astype(np.float64))
-    free = ~record.ignore
-    for row, label in zip(overlap, labels):
-        best = int(np.where(free, row, -1).argmax()) if free.any() else -1
-        if best >= 0 and row[best] >= MATCH_IOU:
-            free[best] = False
-            confusion[record.labels[best], label] += 1
-        elif not (row[record.ignore] >= MATCH_IOU).any():
-            confusion[0, label] += 1
-    np.add.at(confusion[:, 0], record.labels[free], 1)
+    taken = _take_free(np.where(record.ignore, -1.0, overlap))
+    found = taken >= 0
+    np.add.at(confusion, (record.labels[taken[found]], labels[found]), 1)
+    on_ignored = (overlap[:, record.ignore] >= MATCH_IOU).any(axis=1)
+    np.add.at(confusion[0], labels[~found & ~on_ignored], 1)
+    missed = ~record.ignore
+    missed[taken[found]] = False
+    np.add.at(confusion[:, 0], record.labels[missed], 1)
 
 
-def _judge_image(
-    record: ImageRecord, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray
-) -> ImageErrors:
-    overlap = iou_matrix(boxes, record.boxes_px.astype(np.float64))
-    found = np.zeros(len(record.labels), bool)
-    kinds = []
-    for row, label in zip(overlap, labels):
-        kind, match = _judge(row, int(label), record, found)
-        kinds.append(kind)
-        if match >= 0:
-            found[match] = True
-    missed = np.flatnonzero(~found & ~record.ignore)
-    return ImageErrors(record.image_id, boxes, labels, scores, tuple(kinds), missed)
-
-
-def _judge(
-    overlap: np.ndarray, label: int, record: ImageRecord, found: np.ndarray
-) -> Tuple[str, int]:
-    """Kind of one detection, and the object it finds or -1."""
-    same = record.labels == label
+def _judge_image(record: ImageRecord, found: ResultArrays, overlap: np.ndarray) -> ImageErrors:
+    """Kinds of an image's detections; the first that holds, as they stand here."""
+    same = found.labels[:, None] == record.labels
     real = ~record.ignore
 
-    def best(which: np.ndarray) -> float:
-        return float(overlap[which].max(initial=0.0))
+    def best(which: np.ndarray) -> np.ndarray:
+        return np.where(which, overlap, 0.0).max(axis=1, initial=0.0)
 
-    free = real & same & ~found
-    if best(free) >= MATCH_IOU:
-        return "correct", int(np.where(free, overlap, -1).argmax())
-    if best(same & ~real) >= MATCH_IOU:
-        return "ignored", -1
-    if best(real & same & found) >= MATCH_IOU:
-        return "duplicate", -1
-    if best(real & ~same) >= MATCH_IOU:
-        return "class", -1
-    if best(real & same) >= TOUCH_IOU:
-        return "localisation", -1
-    if best(real & ~same) >= TOUCH_IOU:
-        return "both", -1
-    return "background", -1
+    taken = _take_free(np.where(same & real, overlap, -1.0))
+    of_class, of_others = best(same & real), best(~same & real)
+    kinds = np.select(
+        [
+            taken >= 0,
+            best(same & ~real) >= MATCH_IOU,
+            of_class >= MATCH_IOU,  # of an object that is taken
+            of_others >= MATCH_IOU,
+            of_class >= TOUCH_IOU,
+            of_others >= TOUCH_IOU,
+        ],
+        ["correct", "ignored", "duplicate", "class", "localisation", "both"],
+        "background",
+    )
+    missed = real.copy()
+    missed[taken[taken >= 0]] = False
+    return ImageErrors(
+        record.image_id,
+        found.boxes_px,
+        found.labels,
+        found.scores,
+        tuple(kinds.tolist()),
+        np.flatnonzero(missed),
+    )
 
 
 OUTCOMES = ("found", "localisation", "class", "both", "missed")
@@ -158,8 +157,9 @@ def recall_by_size(
         annotations[entry["image_id"]].append(entry)
     for record, image in zip(data.records, errors.images):
         areas = _areas(data, record, annotations[record.image_id])
-        for row in np.flatnonzero(~record.ignore):
-            counts[_size_of(float(areas[row]))][_outcome(row, record, image)] += 1
+        outcomes = _outcomes(record, image)
+        for row in np.flatnonzero(~record.ignore).tolist():
+            counts[_size_of(float(areas[row]))][outcomes[row]] += 1
     return counts
 
 
@@ -184,20 +184,22 @@ def _size_of(area: float) -> str:
     return next(name for name, low, high in COCO_SIZES if low <= area < high)
 
 
-def _outcome(row: int, record: ImageRecord, image: ImageErrors) -> str:
-    if row not in image.missed:
-        return "found"
-    box = record.boxes_px[row : row + 1].astype(np.float64)
-    overlap = iou_matrix(image.boxes_px, box)[:, 0]
-    same = image.labels == record.labels[row]
+def _outcomes(record: ImageRecord, image: ImageErrors) -> List[str]:
+    """Of each object of an image."""
     # A detection of its class that has another object is no attempt at this one.
-    taken = np.array([kind == "correct" for kind in image.kinds], bool)
-    if overlap[same & ~taken].max(initial=0) >= TOUCH_IOU:
-        return "localisation"
-    other = overlap[~same & ~taken].max(initial=0)
-    if other >= MATCH_IOU:
-        return "class"
-    return "both" if other >= TOUCH_IOU else "missed"
+    free = np.array([kind != "correct" for kind in image.kinds], bool)
+    overlap = iou_matrix(image.boxes_px[free], record.boxes_px.astype(np.float64))
+    same = image.labels[free, None] == record.labels
+    of_class = np.where(same, overlap, 0.0).max(axis=0, initial=0.0)
+    of_others = np.where(same, 0.0, overlap).max(axis=0, initial=0.0)
+    found = np.ones(len(record.labels), bool)
+    found[image.missed] = False
+    outcomes = np.select(
+        [found, of_class >= TOUCH_IOU, of_others >= MATCH_IOU, of_others >= TOUCH_IOU],
+        ["found", "localisation", "class", "both"],
+        "missed",
+    )
+    return list(outcomes.tolist())
 
 
 def as_lines(counts: Dict[str, Dict[str, int]]) -> Sequence[str]:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two metrics of Pascal VOC: 11-point AP of 2007, and area under the curve since 2010."""
 
-from collections import defaultdict
-from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from ..box_utils import iou_matrix
 from ..data.records import DetectionData
+from .result_arrays import ResultArrays, result_arrays
 
 
 def voc_average_precision(recall: np.ndarray, precision: np.ndarray, metric: str = "area") -> float:
@@ -51,43 +51,42 @@ def voc_mean_ap(
     Ground truths flagged `ignore` (difficult) count neither as found nor as missed. `results` are
     entries as made by `src.evaluation.coco_metrics.coco_results`.
     """
-    by_class: Dict[int, List[Mapping[str, Any]]] = defaultdict(list)
-    for entry in results:
-        by_class[entry["category_id"]].append(entry)
-    scores = {
-        name: _class_ap(data, label, by_class[category], iou_threshold, metric)
-        for label, (name, category) in enumerate(zip(data.class_names, data.category_ids), 1)
-    }
+    found = result_arrays(data, results)
+    hits, counted, positives = _match(data, found, iou_threshold)
+    scores = {}
+    for label, name in enumerate(data.class_names, 1):
+        mine = hits[counted & (found.labels == label)]
+        right = np.cumsum(mine, dtype=np.float64)
+        recall = right / max(positives[label], 1)
+        precision = right / np.arange(1, len(mine) + 1)
+        ap = voc_average_precision(recall, precision, metric)
+        scores[name] = ap if positives[label] else float("nan")
     valid = [value for value in scores.values() if not np.isnan(value)]
     return (float(np.mean(valid)) if valid else float("nan")), scores
 
 
-def _class_ap(
-    data: DetectionData,
-    label: int,
-    entries: Sequence[Mapping[str, Any]],
-    iou_threshold: float,
-    metric: str,
-) -> float:
-    truth, positives = {}, 0
-    for record in data.records:
-        mine = record.labels == label
-        truth[record.image_id] = (record.boxes_px[mine].astype(np.float64), record.ignore[mine])
-        positives += int((~record.ignore[mine]).sum())
-    if not positives:
-        return float("nan")
-    taken: Set[Tuple[int, int]] = set()
-    hits = []
-    for entry in sorted(entries, key=lambda item: -item["score"]):
-        boxes, ignore = truth[entry["image_id"]]
-        x, y, w, h = entry["bbox"]
-        overlap = iou_matrix(np.array([[x, y, x + w, y + h]]), boxes)[0]
-        best = int(overlap.argmax()) if len(boxes) else -1
-        if best < 0 or overlap[best] < iou_threshold:
-            hits.append(False)
-        elif not ignore[best]:
-            key = (entry["image_id"], best)
-            hits.append(key not in taken)
-            taken.add(key)
-    found = np.cumsum(np.array(hits, np.float64))
-    return voc_average_precision(found / positives, found / np.arange(1, len(hits) + 1), metric)
+def _match(
+    data: DetectionData, found: ResultArrays, iou_threshold: float
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) bool, whether a detection is right; (N,) bool, whether it counts; (C,) objects by label.
+
+    Each goes with the object of its class that it overlaps most: the best of an object's is right,
+    those of ignored ones do not count.
+    """
+    objects, counted = np.full(len(found.labels), -1), np.ones(len(found.labels), bool)
+    positives = np.zeros(data.num_classes, np.int64)
+    before = 0  # objects of earlier images
+    for record, rows, mine in found.by_image(data.records):
+        positives += np.bincount(record.labels[~record.ignore], minlength=data.num_classes)
+        if len(record.labels) and len(rows):
+            same = mine.labels[:, None] == record.labels
+            overlap = iou_matrix(mine.boxes_px, record.boxes_px.astype(np.float64))
+            overlap = np.where(same, overlap, -1.0)
+            best = overlap.argmax(axis=1)
+            near = overlap.max(axis=1) >= iou_threshold
+            objects[rows[near]] = before + best[near]
+            counted[rows[near]] = ~record.ignore[best[near]]
+        before += len(record.labels)
+    hits = np.zeros(len(objects), bool)
+    hits[np.unique(objects, return_index=True)[1]] = True  # best scores come first
+    return hits & (objects >= 0), counted, positives
