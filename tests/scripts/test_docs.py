@@ -8,7 +8,8 @@ import cv2
 import pytest
 
 from docs.make_configuration import page
-from src.config import PRESETS
+from src.config import PRESETS, get_config
+from src.priors import make_priors, map_sizes, table_for
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -75,6 +76,31 @@ def test_programs_modules_and_scripts_that_are_named_exist(path):
         assert stem.with_suffix(".py").is_file() or (stem / "__init__.py").is_file(), name
     for name in re.findall(r"\b(?:scripts|tests|src)/[\w/]+\.(?:sh|py)", text):
         assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_classes_and_functions_that_are_linked_are_in_their_files(path):
+    """A link like [`TUM`](../src/model/mlfpn.py)."""
+    for name, target in re.findall(r"\[`(\w+)`\]\(([^)\s]+\.py)\)", path.read_text()):
+        text = (path.parent / target).read_text()
+        assert re.search(rf"^(?:    )?(?:class |def )?{name}\b", text, re.M), f"{target}: {name}"
+
+
+def test_the_table_of_priors_is_that_of_the_code():
+    rows = re.findall(
+        r"^\| (\d+) \| ([\d ]+) \| ([\d. ]+) \| ([\d ]+) \| ([\d,]+) \|$",
+        (ROOT / "docs" / "how-m2det-works.md").read_text(),
+        re.M,
+    )
+    assert [row[0] for row in rows] == ["320", "512", "704", "800"]
+    for size, maps, scales, steps, count in rows:
+        config = get_config(f"m2det{size}_vgg16")
+        sizes = map_sizes(config.model)
+        table = table_for(config.anchors, int(size), sizes)
+        assert [int(word) for word in maps.split()] == sizes
+        assert tuple(float(word) for word in scales.split()) == table.scales
+        assert tuple(float(word) for word in steps.split()) == table.steps
+        assert int(count.replace(",", "")) == len(make_priors(config))
 
 
 @pytest.mark.parametrize("path", [README, *PAGES], ids=lambda path: path.name)
