@@ -14,7 +14,8 @@ from src.priors import make_priors, map_sizes, table_for
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-ALL = [README, ROOT / "MODEL_CARD.md", ROOT / "CONTRIBUTING.md", *PAGES]
+CHINESE = ROOT / "README.zh.md"
+ALL = [README, CHINESE, ROOT / "MODEL_CARD.md", ROOT / "CONTRIBUTING.md", *PAGES]
 ZOO = (
     "Description",
     "Model architecture",
@@ -47,6 +48,33 @@ def test_readme_is_short_and_begins_with_a_picture():
 def test_readme_has_the_headings_of_the_model_zoo_in_order():
     headings = re.findall(r"^## (.+)$", README.read_text(), re.M)
     assert [heading for heading in headings if heading in ZOO] == list(ZOO)
+
+
+def code_blocks(text):
+    """The fenced blocks: language and lines, without what explains them after two blanks."""
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, re.M | re.S)
+    explanation = re.compile(r"(?<=\S)  .*")
+    return [
+        (language, [explanation.sub("", line) for line in body.splitlines()])
+        for language, body in blocks
+    ]
+
+
+def test_the_chinese_readme_has_the_headings_commands_tables_and_links_of_the_english_one():
+    english, chinese = README.read_text(), CHINESE.read_text()
+    assert code_blocks(english) == code_blocks(chinese)
+    assert len(code_blocks(english)) > 8
+
+    def outline(text):
+        text = re.sub(r"^```.*?^```", "CODE", text, flags=re.M | re.S)
+        return re.findall(r"^(#+ |CODE|\||- )", text, re.M)
+
+    assert outline(english) == outline(chinese)
+    assert set(links(README)) - {"README.zh.md"} == set(links(CHINESE)) - {"README.md"}
+    assert "README.zh.md" in links(README)
+    assert "README.md" in links(CHINESE)
+    numbers = r"(?<![\w.])\d[\d.,]*\d(?![\w])"
+    assert sorted(re.findall(numbers, english)) == sorted(re.findall(numbers, chinese))
 
 
 def test_every_page_is_linked_from_readme():
@@ -103,7 +131,7 @@ def test_the_table_of_priors_is_that_of_the_code():
         assert int(count.replace(",", "")) == len(make_priors(config))
 
 
-@pytest.mark.parametrize("path", [README, *PAGES], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [README, CHINESE, *PAGES], ids=lambda path: path.name)
 def test_keys_and_presets_that_are_named_exist(path):
     keys = set(re.findall(r"^\| `(\w+\.\w+)` ", page(), re.M))
     for key in re.findall(
