@@ -6,6 +6,7 @@
 
 import argparse
 from pathlib import Path
+from typing import List, Tuple
 
 import cv2
 import numpy as np
@@ -45,13 +46,17 @@ def main(args: argparse.Namespace) -> None:
 
 def priors(config: Config, args: argparse.Namespace) -> np.ndarray:
     """The priors of the middle cell of each feature map."""
+    return draw_priors(read_image(str(args.image)), make_priors(config), *_maps(config))
+
+
+def _maps(config: Config) -> Tuple[List[int], List[int]]:
+    """Cells a side of each feature map, and priors in a cell of each."""
     sizes = map_sizes(config.model)
-    per_cell = prior_shapes_per_cell(config.anchors, len(sizes))
-    return draw_priors(read_image(str(args.image)), make_priors(config), sizes, per_cell)
+    return sizes, prior_shapes_per_cell(config.anchors, len(sizes))
 
 
 def matches(config: Config, args: argparse.Namespace) -> np.ndarray:
-    """The priors that each object of an image of the data set is trained on.
+    """The priors that the objects of an image of the data set are trained on, by feature map.
 
     Raises:
         UsageError: no such image, or one without objects.
@@ -71,6 +76,7 @@ def matches(config: Config, args: argparse.Namespace) -> np.ndarray:
         make_priors(config),
         config.anchors.iou_threshold,
         data.class_names,
+        *_maps(config),
     )
 
 

@@ -8,21 +8,36 @@ import pytest
 import visualize
 from src.config import get_config
 from src.drawing.detections import colour_of
-from src.drawing.network_insides import SIDE_PX, draw_activations, draw_matches, draw_priors, grid
+from src.drawing.network_insides import (
+    CAPTION_PX,
+    GAP_PX,
+    SIDE_PX,
+    draw_activations,
+    draw_matches,
+    draw_priors,
+    grid,
+)
 from src.formats.checkpoint import save_checkpoint, save_config
 from tests.datasets import coco_content, write_coco, write_image
 
-GREY = np.full((30, 50, 3), 100, np.uint8)
-CAPTION = 24  # pixels above each panel
+WIDE, TALL = SIDE_PX, SIDE_PX // 2
+GREY = np.full((20, 40, 3), 100, np.uint8)  # panels of WIDE x TALL pixels
+STEP_X, STEP_Y = WIDE + GAP_PX, TALL + CAPTION_PX + GAP_PX
+
+
+def part(sheet, row, column):
+    """The picture of one panel."""
+    top = row * STEP_Y + CAPTION_PX
+    return sheet[top : top + TALL, column * STEP_X : column * STEP_X + WIDE]
 
 
 def test_grid_puts_panels_row_by_row():
     panels = [np.full((10, 20, 3), value, np.uint8) for value in (1, 2, 3)]
     sheet = grid(panels, 2)
-    assert sheet.shape == (32, 52, 3)
+    assert sheet.shape == (2 * (10 + GAP_PX), 2 * (20 + GAP_PX), 3)
     assert (sheet[:10, :20] == 1).all()
-    assert (sheet[:10, 26:46] == 2).all()
-    assert (sheet[16:26, :20] == 3).all()
+    assert (sheet[:10, 20 + GAP_PX : 40 + GAP_PX] == 2).all()
+    assert (sheet[10 + GAP_PX : 20 + GAP_PX, :20] == 3).all()
 
 
 def test_priors_of_the_middle_cell_and_the_centres_of_all():
@@ -30,47 +45,64 @@ def test_priors_of_the_middle_cell_and_the_centres_of_all():
     centres = [(x, y) for y in (0.25, 0.75) for x in (0.25, 0.75)]
     priors = np.array([(*c, 0.5, 0.5) for c in (*centres, (0.5, 0.5))], np.float32)
     sheet = draw_priors(GREY, priors, [2, 1], [1, 1])
-    first = sheet[CAPTION : CAPTION + SIDE_PX, :SIDE_PX]
-    second = sheet[CAPTION : CAPTION + SIDE_PX, SIDE_PX + 6 : 2 * SIDE_PX + 6]
-    quarter, three = SIDE_PX // 4, 3 * SIDE_PX // 4
-    for y in (quarter, three):
-        for x in (quarter, three):
-            assert first[y, x].tolist() == [150] * 3
+    first, second = part(sheet, 0, 0), part(sheet, 0, 1)
+    for y in (TALL // 4, 3 * TALL // 4):
+        for x in (WIDE // 4, 3 * WIDE // 4):
+            assert first[y, x].tolist() == [170] * 3
     # Cell 1, 1 is the middle one of the first map: from a half to the end.
     colour = list(colour_of(1))
-    assert first[three, SIDE_PX // 2].tolist() == colour
-    assert second[SIDE_PX // 2, quarter].tolist() == colour
+    assert first[3 * TALL // 4, WIDE // 2].tolist() == colour
+    assert second[TALL // 2, WIDE // 4].tolist() == colour
     assert second[10, 10].tolist() == [50] * 3  # the image, half as bright
 
 
-def test_matches_show_the_priors_of_each_object():
-    """Two priors: one on the object, one far off."""
-    priors = np.array([[0.25, 0.25, 0.4, 0.4], [0.75, 0.75, 0.4, 0.4]], np.float32)
-    boxes = np.array([[0.05, 0.05, 0.5, 0.45]])
-    sheet = draw_matches(GREY, boxes, np.array([2]), priors, 0.5, ("cat", "dog"))
-    picture = sheet[CAPTION : CAPTION + SIDE_PX, :SIDE_PX]
-    edge = SIDE_PX - 1
-    assert picture[round(0.25 * edge), round(0.5 * edge)].tolist() == list(colour_of(2))
-    assert picture[round(0.25 * edge), round(0.45 * edge)].tolist() == [150] * 3
-    assert picture[round(0.75 * edge), round(0.55 * edge)].tolist() == [50] * 3  # not drawn
+def test_matches_show_the_priors_of_each_object_by_map():
+    """Maps of one prior each: the first is on the first object, the second on both's place."""
+    priors = np.array([[0.25, 0.25, 0.4, 0.4], [0.7, 0.75, 0.4, 0.3]], np.float32)
+    boxes = np.array([[0.05, 0.05, 0.5, 0.45], [0.5, 0.55, 0.9, 0.95]])
+    names = ("cat", "dog")
+    sheet = draw_matches(GREY, boxes, np.array([2, 2]), priors, 0.5, names, [1, 1], [1, 1])
+    assert sheet.shape[1] == 3 * STEP_X  # the objects, and two maps
+    whole, first, second = (part(sheet, 0, column) for column in range(3))
+    y = round(0.25 * (TALL - 1))
+    edge, prior_edge = round(0.5 * (WIDE - 1)), round(0.45 * (WIDE - 1))
+    for picture in (whole, first, second):  # objects are everywhere, in a colour of their own
+        assert picture[y, edge].tolist() == list(colour_of(1))
+        assert picture[round(0.75 * (TALL - 1)), edge].tolist() == list(colour_of(2))
+    assert first[y, prior_edge].tolist() == list(colour_of(1))
+    assert second[y, prior_edge].tolist() == [50] * 3
+    low = round(0.6 * (TALL - 1))
+    inside = round(0.7 * (WIDE - 1))
+    assert second[low, inside].tolist() == list(colour_of(2))  # the upper edge of its prior
+    assert first[low, inside].tolist() == [50] * 3
+    assert whole[y, prior_edge].tolist() == [100] * 3
 
 
-def test_activations_show_levels_in_rows_and_scales_in_columns():
+def test_activations_show_levels_in_columns_and_scales_in_rows():
     """Level 2 of scale 1 is active in its left half alone; everything else is flat."""
     first, second = np.zeros((4, 8, 8)), np.zeros((4, 4, 4))
     first[2:, :, :4] = 5
     sheet = draw_activations(GREY, [first, second], levels=2).astype(int)
-    side = SIDE_PX // 2
-    assert sheet.shape == (2 * (side + CAPTION + 6), 2 * (side + 6), 3)
-    rows = [row * (side + CAPTION + 6) + CAPTION + side // 2 for row in (0, 1)]
-    columns = (side // 8, 7 * side // 8)
-    flat = sheet[rows[0], columns[0]]
-    np.testing.assert_array_equal(sheet[rows[0], columns[1]], flat)
-    left, right = (sheet[rows[1], column] for column in columns)
+    assert sheet.shape == (2 * STEP_Y, 3 * STEP_X, 3)
+    assert (part(sheet, 0, 0) == 100).all()  # the image itself
+    flat = part(sheet, 0, 1)[TALL // 2, WIDE // 8]
+    np.testing.assert_array_equal(part(sheet, 0, 1)[TALL // 2, 7 * WIDE // 8], flat)
+    active = part(sheet, 0, 2)
+    left, right = active[TALL // 2, WIDE // 8], active[TALL // 2, 7 * WIDE // 8]
     assert np.abs(left - right).max() > 40  # the colours of least and most
     np.testing.assert_array_equal(right, flat)
     with pytest.raises(ValueError, match="4 channels are not 3 equal levels"):
         draw_activations(GREY, [first], levels=3)
+
+
+def test_the_padding_at_the_edge_does_not_hide_what_lies_inside():
+    """An edge a hundred times as active as the object within."""
+    values = np.full((1, 8, 8), 100.0)
+    values[0, 1:-1, 1:-1] = 0
+    values[0, 3:5, 3:5] = 1
+    picture = part(draw_activations(GREY, [values], levels=1).astype(int), 0, 1)
+    object_, ground = picture[TALL // 2, WIDE // 2], picture[TALL // 2, WIDE * 5 // 16]
+    assert np.abs(object_ - ground).max() > 40
 
 
 def run(tmp_path, *flags):
@@ -82,11 +114,11 @@ def run(tmp_path, *flags):
 def test_priors_and_matches_from_the_command_line(tmp_path):
     image = write_image(tmp_path / "a.png")
     made = run(tmp_path, "priors", "--config", "m2det_tiny", "--image", image)
-    assert made.shape == (2 * (SIDE_PX + CAPTION + 6), 3 * (SIDE_PX + 6), 3)  # four maps
+    assert made.shape[1] == 2 * STEP_X  # four maps
     rows = [(1, 3, [0, 0, 30, 30]), (1, 7, [20, 20, 20, 20]), (1, 7, [0, 0, 9, 9], 1)]
     data = write_coco(tmp_path / "data", coco_content(["a.jpg", "b.jpg"], rows))
     made = run(tmp_path, "matches", "--config", "m2det_tiny", "--dataset_path", data)
-    assert made.shape[1] == 2 * (SIDE_PX + 6)  # the crowd is not trained on
+    assert made.shape[1] == 3 * STEP_X  # four maps and the objects
 
 
 @pytest.mark.parametrize(
@@ -119,5 +151,4 @@ def test_activations_of_a_network(tmp_path, device):
     image = write_image(tmp_path / "a.png")
     checkpoint = tmp_path / "run" / "m.ckpt"
     made = run(tmp_path, "activations", "--checkpoint_path", checkpoint, "--image", image)
-    side = SIDE_PX // 2
-    assert made.shape == (2 * (side + CAPTION + 6), 3 * (side + 6), 3)
+    assert made.shape[1] == 3 * STEP_X  # two levels and the image
