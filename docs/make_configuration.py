@@ -2,11 +2,13 @@
 """Writes docs/configuration.md from src/config.py: `python -m docs.make_configuration`."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
-from src.config import PRESETS, Config
+from src.config import Config
+from src.runtime.config_file import shown
+from src.runtime.presets import PRESETS
+from src.runtime.typed_config import describe_values
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """<!-- SPDX-License-Identifier: Apache-2.0 -->
@@ -16,43 +18,47 @@ HEAD = """<!-- SPDX-License-Identifier: Apache-2.0 -->
 Every parameter, with its default. `--config NAME` chooses a preset, `--set section.key=value`
 changes one value and may be given several times, `--set test=official` and `--set test=paper`
 choose how scores become boxes. Lists are written `1,2,3`. Wrong names, types and values are
-refused.
+refused. `--list` shows all of this in the terminal.
 
-Presets: {presets}.
+`--config FILE` takes a `.yaml` or `.json` file: sections with keys, and what it leaves out is as in
+the preset that it names. A run's `config.json` is such a file, and `--show_config` prints one.
+
+```yaml
+preset: m2det_small
+train:
+  lr: 5e-4
+  total_epochs: 40
+data:
+  vertical_flip: true
+```
+
+| Preset | |
+|---|---|
+{presets}
 """
 
 
-def _about(declared: "dataclasses.Field[Any]") -> str:
-    """What a key is, what it may be, and its range."""
-    known = declared.metadata
-    parts = [known["about"], ", ".join(f"`{choice}`" for choice in known["choices"])]
-    least, most, above = known["least"], known["most"], known["above"]
-    parts.append(f"at least {least:g}" if math.isfinite(least) else "")
-    parts.append(f"above {above:g}" if math.isfinite(above) else "")
-    parts.append(f"at most {most:g}" if math.isfinite(most) else "")
-    return "; ".join(part for part in parts if part).replace("|", "\\|")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(_shown, value)) or "none"
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+def _row(cls: type, key: str, name: str, value: Any, about: str) -> str:
+    words = f"{about}; {describe_values(cls, name)}".replace("|", "\\|")
+    return f"| `{key}` | {shown(value)} | {words} |"
 
 
 def page() -> str:
     """The whole page."""
-    lines = [HEAD.format(presets=", ".join(f"`{name}`" for name in PRESETS))]
+    rows = [f"| `{name}` | {preset.about} |" for name, preset in PRESETS.items()]
+    lines = [HEAD.format(presets="\n".join(rows))]
     table = ["", "| Key | Default | |", "|---|---|---|"]
     single = ["## Without a section", *table]
     for section in dataclasses.fields(Config):
         part = getattr(Config(), section.name)
         if not dataclasses.is_dataclass(part):
-            single.append(f"| `{section.name}` | {_shown(part)} | {_about(section)} |")
+            single.append(_row(Config, section.name, section.name, part, section.metadata["about"]))
             continue
         lines += [f"## {section.name}", *table]
         for declared in dataclasses.fields(part):
-            value = _shown(getattr(part, declared.name))
-            lines.append(f"| `{section.name}.{declared.name}` | {value} | {_about(declared)} |")
+            key, value = f"{section.name}.{declared.name}", getattr(part, declared.name)
+            about = declared.metadata["about"]
+            lines.append(_row(type(part), key, declared.name, value, about))
         lines.append("")
     return "\n".join([*lines, *single]) + "\n"
 

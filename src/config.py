@@ -2,17 +2,16 @@
 """Every parameter: frozen dataclasses, named presets and typed `section.key=value` overrides.
 
 Only the standard library is imported here. Section and field names follow the MindSpore model zoo.
+What each preset changes stands in `src/runtime/presets.py`.
 """
 
-import dataclasses
 import json
-import logging
-from dataclasses import dataclass, replace
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from dataclasses import asdict, dataclass, replace
+from typing import Mapping, Optional, Sequence, Tuple
 
-from .runtime.typed_config import ConfigError, from_dict, nearest, override_fields, setting
-
-LOG = logging.getLogger("m2det.config")
+from .runtime import presets
+from .runtime.config_file import is_config_file, parse_json, read_config_file
+from .runtime.typed_config import ConfigError, nearest, override_fields, setting, update_fields
 
 BACKBONES = (
     "vgg16",
@@ -199,18 +198,6 @@ class TestConfig:
     tile_overlap: float = setting(0.25, "of two tiles, as a share of the side", 0, 0.9)
 
 
-# `test=NAME` on the command line sets these: the form of the official code, and that of the paper's
-# section 4.1.
-_OFFICIAL_TEST: Mapping[str, Any] = {
-    **{"soft_nms": True, "soft_nms_method": "linear", "class_agnostic": False, "iou": 0.45},
-    **{"score_threshold": 0.1, "keep_per_class": 50, "topk": 0},
-}
-TEST_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "official": _OFFICIAL_TEST,
-    "paper": {**_OFFICIAL_TEST, "score_threshold": 0.05},
-}
-
-
 @dataclass(frozen=True)
 class OptimizerConfig:
     """The update of the weights."""
@@ -249,94 +236,9 @@ RENAMED: Mapping[str, str] = {
     "data.most_expand": "data.max_expand_ratio",
     "data.crop_share": "data.crop_prob",
 }
-
-
-def _preset(tag: str, random_seed: Optional[int] = None, **sections: Mapping[str, Any]) -> Config:
-    base = Config(experiment_tag=tag, random_seed=random_seed)
-    changed = {name: replace(getattr(base, name), **keys) for name, keys in sections.items()}
-    return replace(base, **changed)
-
-
-_TINY_MODEL = {
-    "backbone": "resnet18",
-    "input_size": 128,
-    "planes": 64,
-    "num_levels": 2,
-    "num_scales": 4,
-    "sfam": True,
-}
-_SMALL_MODEL = {
-    **_TINY_MODEL,
-    **{"backbone": "resnet18_slim", "input_size": 320, "num_levels": 3, "num_scales": 5},
-}
-_TINY_TRAIN = {
-    "lr": 1e-3,
-    "warmup": 0.4,
-    "per_batch_size": 8,
-    "schedule": "cosine",
-    "total_epochs": 8,
-    "num_workers": 1,
-    "ema": 0.98,
-}
-_SMALL_TRAIN = {
-    **_TINY_TRAIN,
-    **{"per_batch_size": 4, "total_steps": 3000, "ema": 0.998},
-    **{"eval_times": 10, "keep_checkpoints": 1},
-}
-# Photographs on a CPU, from a backbone that knows ImageNet. Four maps, of 32, 16, 8 and 6 cells, so
-# that large objects have priors near their centre; a low threshold gives each object about 20.
-_PHOTOS_MODEL = {
-    **_SMALL_MODEL,
-    **{"backbone": "resnet18_res4", "input_size": 256, "num_scales": 4},
-}
-_PHOTOS_ANCHORS = {"scales": (0.08, 0.2, 0.4, 0.68, 1.0), "iou_threshold": 0.4}
-_PHOTOS_TRAIN = {
-    **_SMALL_TRAIN,
-    **{"lr": 7e-4, "total_steps": 9000, "eval_times": 5},
-    **{"freeze_stages": 2, "freeze_batch_norm": "backbone"},
-}
-# For training on a CPU: short runs cannot learn from much zooming.
-_SHORT_DATA = {"max_expand_ratio": 1.5, "crop_prob": 0.3}
-_ADAM = {"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0}
-# SSD300 as in the PyTorch tutorials: 8,732 priors, 4 or 6 a cell.
-_SSD300_ANCHORS = {
-    "scales": (0.10, 0.20, 0.37, 0.54, 0.71, 0.88, 1.05),
-    "steps": (8.0, 16.0, 32.0, 64.0, 100.0, 300.0),
-    "ratios": ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)),
-}
-
 PRESETS: Mapping[str, Config] = {
-    config.experiment_tag: config
-    for config in (
-        _preset("m2det320_vgg16", model={"input_size": 320}),
-        _preset("m2det512_vgg16", model={"input_size": 512}),
-        _preset("m2det704_vgg16", model={"input_size": 704}),
-        _preset("m2det800_vgg16", model={"input_size": 800}),
-        _preset("m2det320_resnet101", model={"backbone": "resnet101", "input_size": 320}),
-        _preset("m2det512_resnet101", model={"backbone": "resnet101", "input_size": 512}),
-        _preset("m2det320_resnet50", model={"backbone": "resnet50", "input_size": 320}),
-        # What the paper's Table 2 compares with, and SSD itself.
-        _preset("ssd320_vgg16", model={"input_size": 320, "neck": "ssd"}),
-        _preset("deconv320_vgg16", model={"input_size": 320, "neck": "deconv"}),
-        _preset("ssd300_vgg16", model={"input_size": 300, "neck": "ssd"}, anchors=_SSD300_ANCHORS),
-        *(
-            _preset(name, 0, model=model, train=train, data=_SHORT_DATA, optimizer=_ADAM)
-            for name, model, train in (
-                ("m2det_tiny", _TINY_MODEL, _TINY_TRAIN),
-                ("m2det_small", _SMALL_MODEL, _SMALL_TRAIN),
-            )
-        ),
-        _preset(
-            "m2det_photos",
-            0,
-            model=_PHOTOS_MODEL,
-            anchors=_PHOTOS_ANCHORS,
-            train=_PHOTOS_TRAIN,
-            data=_SHORT_DATA,
-            test={"score_threshold": 0.01},
-            optimizer={**_ADAM, "weight_decay": 0.05, "backbone_lr": 0.1},
-        ),
-    )
+    name: update_fields(Config(experiment_tag=name), preset.keys)
+    for name, preset in presets.PRESETS.items()
 }
 
 
@@ -346,45 +248,42 @@ def default_preset(device_target: str) -> str:
 
 
 def get_config(name: str, overrides: Sequence[str] = ()) -> Config:
-    """The preset `name` with `section.key=value` overrides applied, e.g. `["model.sfam=true"]`.
+    """The preset or file `name` with `section.key=value` overrides, e.g. `["model.sfam=true"]`.
+
+    A .yaml or .json file holds sections with keys, as `config.json` of a run does. What it leaves
+    out is as in the preset that its key `preset` names, or else as in the classes above.
 
     Raises:
         ConfigError: unknown preset or key, or wrong type of value; the message lists the choices.
     """
-    if name not in PRESETS:
-        near = nearest(name, list(PRESETS))
-        raise ConfigError(f"unknown config {name!r}{near}; choose from {', '.join(PRESETS)}")
-    return override(PRESETS[name], overrides)
+    if name in PRESETS:
+        return override(PRESETS[name], overrides)
+    if not is_config_file(name):
+        near, known = nearest(name, list(PRESETS)) or ":", ", ".join(PRESETS)
+        raise ConfigError(f"unknown config {name!r}{near} A .yaml or .json file, or one of {known}")
+    values = read_config_file(name)
+    try:
+        base = values.pop("preset", None) if isinstance(values, dict) else None
+        if base is not None and str(base) not in PRESETS:
+            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}")
+        config = update_fields(PRESETS.get(str(base), Config()), values, RENAMED)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    return override(config, overrides)
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with each `section.key=value` applied; `test=NAME` takes one of `TEST_PRESETS`.
+    """`config` with each `section.key=value` applied; `test=NAME` takes one of `TEST_FORMS`.
 
     Raises:
         ConfigError: as `get_config`.
     """
-    for text in overrides:
-        key, _, name = text.partition("=")
-        if key.strip() == "test" and name.strip() in TEST_PRESETS:
-            config = replace(config, test=replace(config.test, **TEST_PRESETS[name.strip()]))
-        else:
-            config = override_fields(config, [_renamed(text)])
-    return config
-
-
-def _renamed(text: str) -> str:
-    """An override with the key's name of today."""
-    key, equals, value = text.partition("=")
-    new = RENAMED.get(key.strip())
-    if new is None:
-        return text
-    LOG.warning("%s is called %s now", key.strip(), new)
-    return f"{new}{equals}{value}"
+    return override_fields(config, overrides, RENAMED, {"test": presets.TEST_FORMS})
 
 
 def to_json(config: Config) -> str:
     """The configuration as indented JSON, the contents of `config.json` beside a checkpoint."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps(asdict(config), indent=2) + "\n"
 
 
 def from_json(text: str) -> Config:
@@ -393,18 +292,7 @@ def from_json(text: str) -> Config:
     Raises:
         ConfigError: not JSON, or a section, key or value that does not fit.
     """
-    try:
-        values = json.loads(text)
-    except RecursionError:
-        raise ConfigError("not a configuration: nested too deeply") from None
-    except ValueError as error:
-        raise ConfigError(f"not JSON: {error}") from None
-    for old, new in RENAMED.items():
-        section, key = old.split(".")
-        part = values.get(section) if isinstance(values, dict) else None
-        if isinstance(part, dict) and key in part:
-            part[new.split(".")[1]] = part.pop(key)
-    return from_dict(Config, values)
+    return update_fields(Config(), parse_json(text), RENAMED)
 
 
 def with_classes(config: Config, num_classes: int) -> Config:

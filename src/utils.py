@@ -12,7 +12,9 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from .config import PRESETS
+from .config import PRESETS, Config
+from .runtime import presets
+from .runtime.config_file import keys_as_text
 from .runtime.device_choice import device_there
 from .runtime.errors import M2DetError, UsageError, one_line, printable
 from .runtime.files import remove_unfinished
@@ -88,7 +90,7 @@ def check_score_threshold(value: float) -> None:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--config`, `--set`, `--device_target`, `--device_id` and `--debug`."""
+    """`--device_target`, `--device_id`, and those of `add_config_arguments`."""
     add_config_arguments(parser)
     parser.add_argument(
         "--device_target",
@@ -100,17 +102,37 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, preset: Optional[str] = None) -> None:
-    """`--config`, where left out `preset`, `--set` and `--debug`."""
-    choices = ", ".join(PRESETS)
-    parser.add_argument("--config", metavar="NAME", default=preset, help=f"preset: {choices}")
+    """`--config`, where left out `preset`, `--set`, `--list` and `--debug`."""
+    parser.add_argument(
+        "--config",
+        metavar="NAME|FILE",
+        default=preset,
+        help="a preset, or a .yaml or .json file such as a run's config.json",
+    )
     parser.add_argument(
         "--set",
         metavar="section.key=value",
         action="append",
         default=[],
-        help="override a parameter of src/config.py; may be given several times",
+        help="override a parameter; may be given several times",
+    )
+    parser.add_argument(
+        "--list", nargs=0, action=ListAction, help="show all presets and parameters, and stop"
     )
     add_debug_argument(parser)
+
+
+class ListAction(argparse.Action):
+    """Prints presets and parameters, whatever else is on the command line."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print("Presets, for --config:")
+        for name, config in PRESETS.items():
+            model = f"{config.model.backbone}, {config.model.input_size} pixels"
+            print(f"  {name}: {model}\n      {presets.PRESETS[name].about}")
+        print("\nParameters, for --set section.key=value, with their defaults:")
+        print(keys_as_text(Config()))
+        parser.exit()
 
 
 def add_debug_argument(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import pytest
 
 from src.config import PRESETS, Config, ConfigError, default_preset, from_json, get_config, to_json
+from src.runtime.config_file import as_yaml
 from src.runtime.typed_config import keys_of
 
 
@@ -135,6 +136,95 @@ def test_json_round_trip(config):
 def test_damaged_json_is_refused(text):
     with pytest.raises(ConfigError):
         from_json(text)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_files_give_the_configuration_back(name, tmp_path):
+    """A run's config.json starts the next run."""
+    (tmp_path / "config.json").write_text(to_json(PRESETS[name]))
+    (tmp_path / "shown.yml").write_text(as_yaml(PRESETS[name]))
+    for file in ("config.json", "shown.yml"):
+        assert get_config(str(tmp_path / file)) == PRESETS[name]
+
+
+def test_a_file_changes_the_preset_that_it_names(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "preset: m2det_tiny\nrandom_seed: none\ntrain:\n  lr: 5e-4\n  lr_epochs: [3, 5]\n"
+    )
+    expected = ["random_seed=none", "train.lr=0.0005", "train.lr_epochs=3,5", "model.planes=32"]
+    assert get_config(str(path), ["model.planes=32"]) == get_config("m2det_tiny", expected)
+
+
+NINE = [f"&{new} [{','.join(9 * ['*' + old])}]" for old, new in zip("abcdefghi", "bcdefghij")]
+BOMB = f"train:\n  lr: [&a [1], {', '.join(NINE)}]"  # 9 to the power of 9 values
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yaml", "train:\n  learing_rate: 1", "'train.learing_rate': did you mean train.lr?"),
+        ("a.yaml", "tran:\n  lr: 1", "'tran': did you mean train?"),
+        ("a.yaml", "train:\n  1: 2", "unknown key 'train.1'"),
+        ("a.yaml", "train: 1", "train must hold keys, not 1"),
+        ("a.yaml", "train:\n  lr: fast", "train.lr must be a number, not 'fast'"),
+        ("a.yaml", "train:\n  lr: .nan", "train.lr must be a number, not nan"),
+        ("a.yaml", "train:\n  lr: -.inf", "train.lr must be a number, not -inf"),
+        ("a.yaml", "train:\n  lr: 1e400", "train.lr must be a number, not inf"),
+        ("a.yaml", f"train:\n  lr: 1{'0' * 5000}", "not YAML"),
+        (
+            "a.yaml",
+            "train:\n  lr_epochs: 3",
+            "train.lr_epochs must be a list of whole numbers, not 3",
+        ),
+        ("a.yaml", "data:\n  augment: 1", "data.augment must be true or false, not 1"),
+        ("a.yaml", "data:\n  mosaic: 0\n  mosaic: 1", "holds 'mosaic' twice"),
+        ("a.yaml", "train:\n  lr: 1\n lr: 2", "not YAML, line 3"),
+        ("a.yaml", "train: *x", "not YAML, line 1"),
+        ("a.yaml", "[" * 5000, "nested too deeply"),
+        ("a.yaml", "x: 2024-13-45", "not YAML"),
+        ("a.yaml", "a: \x01", "not YAML"),
+        ("a.yaml", "? [1]\n: 2", "not YAML, line 1"),
+        ("a.yaml", BOMB, "train.lr must be a number, not [[1]"),
+        ("a.yaml", "x: !!python/object/apply:os.getcwd []", "not YAML, line 1"),
+        ("a.yaml", "preset: m2det\n", "preset must be one of m2det320_vgg16"),
+        ("a.yaml", "preset: [m2det]\n", "preset must be one of m2det320_vgg16"),
+        ("a.yml", "", "the configuration must hold keys, not None"),
+        ("a.json", "", "not JSON: Expecting value"),
+        ("a.json", "[1]", "the configuration must hold keys, not [1]"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.json", '{"train": {"lr": 1, "lr": 2}}', "holds 'lr' twice"),
+        ("a.json", '{"train": {"lr": Infinity}}', "train.lr must be a number, not inf"),
+        ("a.json", '{"model": {"plane": 3}}', "'model.plane': did you mean model.planes?"),
+        ("a.json", " " * 300_000, "larger than 256 KB"),
+        ("a.json", b'{"experiment_tag": "caf\xe9"}', "expected UTF-8"),
+        ("a.yaml", b"experiment_tag: caf\xe9", "expected UTF-8"),
+        ("a.yaml", b"\xff\xfea\0", "expected UTF-8"),
+        ("a.json", None, "No such file"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_damaged_file_is_named_with_key_and_what_was_expected(name, content, message, tmp_path):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ConfigError) as caught:
+        get_config(str(path))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 500 + len(str(path))
+
+
+def test_a_folder_is_no_configuration(tmp_path):
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(ConfigError, match=r"x\.json: Is a directory"):
+        get_config(str(tmp_path / "x.json"))
+
+
+def test_a_wrong_override_is_not_said_to_be_of_the_file(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"^unknown key 'model\.plane'"):
+        get_config(str(tmp_path / "a.json"), ["model.plane=1"])
 
 
 def test_missing_json_keys_take_defaults():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 
 import numpy as np
 
-from ..config import Config, ConfigError, from_json, get_config, override, to_json
+from ..config import Config, ConfigError, from_json, get_config, to_json
 from ..runtime.errors import M2DetError, one_line
 from ..runtime.files import replacing, write_atomically, write_json
 
@@ -49,7 +49,7 @@ class Labels:
 
 
 def resolve_config(name: Optional[str], overrides: Sequence[str], checkpoint: Path) -> Config:
-    """The preset `name`, else what is saved beside `checkpoint`; with overrides.
+    """The preset or file `name`, else what is saved beside `checkpoint`; with overrides.
 
     Raises:
         ConfigError: unknown names or values, or no `config.json` beside the checkpoint.
@@ -62,12 +62,7 @@ def resolve_config(name: Optional[str], overrides: Sequence[str], checkpoint: Pa
         if not checkpoint.is_file():
             raise CheckpointError(f"checkpoint {checkpoint} not found")
         raise ConfigError(f"{path} not found; give the preset with --config")
-    try:
-        return override(from_json(path.read_text(encoding="utf-8")), overrides)
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: expected UTF-8") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    return get_config(str(path), overrides)
 
 
 def save_config(folder: Path, config: Config, labels: Optional[Labels] = None) -> None:

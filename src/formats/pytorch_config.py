@@ -64,7 +64,7 @@ def asked_backbone(name: Optional[str], overrides: Sequence[str]) -> Optional[st
     """
     if name is None and not any(text.split("=")[0].strip() == _BACKBONE_KEY for text in overrides):
         return None
-    return override(PRESETS[name or _DEFAULT], overrides).model.backbone
+    return get_config(name or _DEFAULT, overrides).model.backbone
 
 
 def check_backbone(backbone: str, name: Optional[str], overrides: Sequence[str]) -> None:

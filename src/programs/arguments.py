@@ -3,12 +3,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
-from ..config import PRESETS, default_preset
+from ..config import default_preset
 from ..runtime.cpu_settings import usable_cores
 from ..runtime.device_choice import device_there
-from ..utils import add_common_arguments, add_config_arguments, add_debug_argument
+from ..utils import add_common_arguments, add_config_arguments
 
 Words = Optional[Sequence[str]]  # of the command line; None is sys.argv
 
@@ -41,9 +41,12 @@ def train_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
     parser.add_argument("--distribute", action="store_true", help="one of several msrun ranks")
     parser.add_argument("--log_interval", type=int, default=10, help="steps between log lines")
     add_common_arguments(parser)
-    args = parser.parse_args(argv)
+    args = _parsed(parser, argv)
     if args.log_interval < 1:
         parser.error(f"--log_interval must be at least 1, not {args.log_interval}")
+    if args.finetune == shipped.NAME:
+        args.finetune, args.config = str(shipped.PHOTOS), args.config or shipped.PRESET
+    args.config = args.config or default_preset(args.device_target)
     return args
 
 
@@ -79,7 +82,7 @@ def eval_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespac
     parser.add_argument("--report", action="store_true", help="write report.html as well")
     parser.add_argument("--distribute", action="store_true", help="one of several msrun ranks")
     add_common_arguments(parser)
-    return parser.parse_args(argv)
+    return _parsed(parser, argv)
 
 
 def export_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
@@ -106,7 +109,7 @@ def export_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namesp
         "--fold_batchnorm", action="store_true", help="put BatchNorm into the convolutions"
     )
     add_common_arguments(parser)
-    return parser.parse_args(argv)
+    return _parsed(parser, argv)
 
 
 def convert_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
@@ -129,20 +132,8 @@ def convert_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Names
         help="what a backbone was trained on: BGR in 0..255 minus a mean, as here, or torchvision's"
         " RGB (default: rgb where BatchNorm is folded, else bgr)",
     )
-    parser.add_argument(
-        "--config",
-        metavar="NAME",
-        help=f"preset the input must fit (default: what it tells of itself): {', '.join(PRESETS)}",
-    )
-    parser.add_argument(
-        "--set",
-        metavar="section.key=value",
-        action="append",
-        default=[],
-        help="override a parameter, e.g. model.input_size=512, which no checkpoint tells",
-    )
-    add_debug_argument(parser)
-    return parser.parse_args(argv)
+    add_config_arguments(parser)
+    return _parsed(parser, argv)
 
 
 def demo_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
@@ -188,7 +179,7 @@ def demo_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespac
         "--score_threshold", type=float, default=0.3, help="lowest score shown (%(default)s)"
     )
     add_common_arguments(parser)
-    return parser.parse_args(argv)
+    return _parsed(parser, argv)
 
 
 def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
@@ -219,7 +210,7 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
         type=Path,
         help="folder for a picture of each split, or a PNG file (%(default)s)",
     )
-    return parser.parse_args(argv)
+    return _parsed(parser, argv)
 
 
 def visualize_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
@@ -236,4 +227,23 @@ def visualize_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Nam
     parser.add_argument("--index", type=int, default=0, help="image of the split, from 0")
     parser.add_argument("--output", type=Path, help="default: WHAT.png")
     add_common_arguments(parser)
+    return _parsed(parser, argv)
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: Words) -> argparse.Namespace:
+    """The flags; with --show_config nothing is required."""
+
+    class ShowConfig(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, args: Any, *_: Any) -> None:
+            args.show_config = True
+            for action in parser._actions:
+                action.required = False
+
+    parser.add_argument(
+        "--show_config",
+        nargs=0,
+        action=ShowConfig,
+        default=False,
+        help="print the whole configuration, as YAML that --config takes, and stop",
+    )
     return parser.parse_args(argv)

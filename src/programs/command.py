@@ -12,6 +12,10 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Optional, Sequence
 
+from ..config import Config, get_config
+from ..formats.checkpoint import resolve_config
+from ..runtime.config_file import as_yaml
+from ..runtime.errors import UsageError
 from ..runtime.stop_signal import held_signals
 from ..utils import run_main
 
@@ -38,9 +42,28 @@ def run(name: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] = N
     from . import arguments
 
     args = getattr(arguments, f"{name}_arguments")(argv, prog)
+    if args.show_config:
+        print(as_yaml(_config_of(args)), end="")
+        return 0
     with held_signals() if name == "train" else nullcontext():
         program = import_module(f".{name}", __package__)
     return program.main(args)
+
+
+def _config_of(args: argparse.Namespace) -> Config:
+    """The configuration that the flags lead to.
+
+    Raises:
+        M2DetError: unknown names or values, or neither --config nor a checkpoint.
+    """
+    if args.config is not None:
+        return get_config(args.config, args.set)
+    checkpoint = getattr(args, "checkpoint_path", None)
+    if checkpoint is None:
+        raise UsageError("--show_config needs --config, a preset or a file")
+    if checkpoint.suffix in (".mindir", ".onnx"):
+        raise UsageError(f"the configuration of {checkpoint} stands in {checkpoint.name}.json")
+    return resolve_config(None, args.set, checkpoint)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -6,10 +6,9 @@ import logging
 import sys
 from pathlib import Path
 
-from ..config import default_preset, get_config, with_classes
+from ..config import get_config, with_classes
 from ..data.coco_utils import load_data
 from ..data.records import require_boxes
-from ..formats import shipped
 from ..formats.checkpoint import CheckpointError
 from ..priors import build_priors
 from ..runtime.device import setup_device
@@ -19,9 +18,6 @@ from ..training.resume import refuse_used
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.finetune == shipped.NAME:
-        args.finetune, args.config = str(shipped.PHOTOS), args.config or shipped.PRESET
-    args.config = args.config or default_preset(args.device_target)
     config = get_config(args.config, args.set)
     for size in (config.model.input_size, *config.data.multi_scale):
         build_priors(config, size)  # refuses anchors and sizes before anything is written

@@ -8,14 +8,21 @@ metadata is what `setting` puts there.
 import dataclasses
 import difflib
 import json
+import logging
 import math
 import re
+import reprlib
 import typing
 from dataclasses import field, replace
+from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 from .errors import M2DetError
 
+LOG = logging.getLogger("m2det.config")
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+_REPR.maxlevel = 3
 _NAME = re.compile(r"(?!\.\.?$)[^/\\]{1,200}")  # of one folder
 
 
@@ -48,41 +55,66 @@ class ConfigError(M2DetError, ValueError):
     """A preset, section, key or value that does not exist or has the wrong type."""
 
 
-def override_fields(node: Any, overrides: Sequence[str]) -> Any:
+def override_fields(
+    node: Any,
+    overrides: Sequence[str],
+    renamed: Mapping[str, str] = MappingProxyType({}),
+    forms: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({}),
+) -> Any:
     """The dataclass `node` with each `section.key=value` applied.
+
+    Args:
+        renamed: keys of today by those of before.
+        forms: for a section, names that set several of its keys: `section=name`.
 
     Raises:
         ConfigError: another form, unknown key, or wrong type of value.
     """
     for text in overrides:
-        key, equals, value = text.partition("=")
+        key, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ConfigError(f"override {_short(text)} is not of the form section.key=value")
-        known, key = keys_of(type(node)), key.strip()
+        if value in forms.get(key, ()):
+            node = update_fields(node, {key: forms[key][value]})
+            continue
+        known, key = keys_of(type(node)), _renamed(key, renamed)
         if not any(name == key or f"{name}.".startswith(f"{key}.") for name in known):
             raise ConfigError(f"unknown key {_short(key)}{nearest(key, known) or _sections(node)}")
-        node = _set(node, key, value.strip())
+        node = _set(node, key, value)
     return node
 
 
-def from_dict(cls: type, values: Any, prefix: str = "") -> Any:
-    """An instance of the dataclass `cls` from nested dictionaries; absent keys keep defaults.
+def update_fields(
+    node: Any,
+    values: Any,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+    prefix: str = "",
+) -> Any:
+    """The dataclass `node` with what nested dictionaries hold; absent keys stay.
 
     Raises:
         ConfigError: unknown key or wrong type of value.
     """
-    if not isinstance(values, dict):
+    if not isinstance(values, Mapping):
         raise ConfigError(
             f"{prefix[:-1] or 'the configuration'} must hold keys, not {_short(values)}"
         )
     made: Dict[str, Any] = {}
-    for key, value in values.items():
-        declared, kind = _field(cls, key, prefix)
+    for old, value in values.items():
+        key = _renamed(f"{prefix}{old}", renamed)[len(prefix) :]
+        declared, kind = _field(type(node), key, prefix)
         if dataclasses.is_dataclass(kind):
-            made[key] = from_dict(typing.cast(type, kind), value, f"{prefix}{key}.")
+            made[key] = update_fields(getattr(node, key), value, renamed, f"{prefix}{key}.")
         else:
             made[key] = _check(value, kind, prefix + key, declared.metadata)
-    return cls(**made)
+    return replace(node, **made)
+
+
+def _renamed(key: str, renamed: Mapping[str, str]) -> str:
+    """A key's name of today."""
+    if key in renamed:
+        LOG.warning("%s is called %s now", key, renamed[key])
+    return renamed.get(key, key)
 
 
 def _set(node: Any, key: str, text: str, prefix: str = "") -> Any:
@@ -128,7 +160,7 @@ def _check(value: Any, kind: Any, path: str, metadata: Mapping[str, Any]) -> Any
         raise ConfigError(f"{path} must be one of {', '.join(choices)}, not {_short(value)}")
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Union:
-        return None if value is None else _check(value, arguments[0], path, metadata)
+        return None if value in (None, "none") else _check(value, arguments[0], path, metadata)
     if origin is tuple and isinstance(value, (list, tuple)):
         few, many = metadata.get("count", (0, math.inf))
         if not few <= len(value) <= many:
@@ -171,7 +203,7 @@ def _finite(value: float) -> bool:
 
 def _short(value: Any) -> str:
     try:
-        text = repr(value)
+        text = _REPR.repr(value)
     except ValueError:  # Python prints no number of thousands of digits
         return "a number too long to print"
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -206,9 +238,30 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f": did you mean {found[0]}?" if found else ""
 
 
-def _describe(kind: Any) -> str:
-    if typing.get_origin(kind) is tuple:
-        return f"a list of {_describe(typing.get_args(kind)[0])}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
-        kind, str(kind)
-    )
+def describe_values(cls: type, key: str) -> str:
+    """What the field `key` of a dataclass takes: type and range, or the choices."""
+    declared, kind = _field(cls, key, "")
+    known = declared.metadata
+    if known["choices"]:
+        return ", ".join(known["choices"])
+    least, most, above = known["least"], known["most"], known["above"]
+    parts = [f"from {_number(least)}"] if math.isfinite(least) else []
+    parts += [f"above {_number(above)}"] if math.isfinite(above) else []
+    parts += [f"to {_number(most)}"] if math.isfinite(most) else []
+    optional = typing.get_origin(kind) is Union
+    words = [_describe(typing.get_args(kind)[0] if optional else kind), *parts]
+    return "none or " * optional + " ".join(words)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _describe(kind: Any, many: bool = False) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return f"{'lists' if many else 'a list'} of {_describe(arguments[0], True)}"
+    if kind is bool:
+        return "true or false"
+    one = {int: "a whole number", float: "a number", str: "text"}[kind]
+    return f"{one.removeprefix('a ')}s" if many else one

@@ -9,7 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from src.config import PRESETS, Config, get_config
 from src.programs import command
+from src.runtime.errors import UsageError
+from src.runtime.typed_config import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {name: f"{'check_data' if name == 'check' else name}.py" for name in command.COMMANDS}
@@ -36,6 +39,45 @@ def test_help_imports_no_framework(name):
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: m2det {name or 'COMMAND'} ")
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("flags", [["--list"], ["--show_config", "--config", "m2det_tiny"]])
+def test_showing_the_configuration_needs_neither_data_nor_framework(flags):
+    result = called("-c", HELP, "train", *flags)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_every_command_lists_presets_and_parameters(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main([name, "--list"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n  {preset}: " in listed for preset in PRESETS)
+    assert all(f"\n  {key} = " in listed for key in keys_of(Config))
+    assert "train.lr = 0.00075\n      learning rate;" in listed
+    assert max(map(len, listed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_every_command_shows_a_configuration_that_it_takes_back(name, tmp_path, capsys):
+    overrides = ["train.lr=1e-7", "data.multi_scale=96,128"]
+    flags = [word for text in overrides for word in ("--set", text)]
+    assert command.run(name, ["--show_config", "--config", "m2det_photos", *flags]) == 0
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    assert get_config(str(tmp_path / "mine.yaml")) == get_config("m2det_photos", overrides)
+
+
+def test_the_configuration_shown_is_that_of_the_checkpoint_or_the_device(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"preset": "m2det_tiny", "train": {"lr": 3}}')
+    (tmp_path / "x.ckpt").touch()
+    command.run("eval", ["--show_config", "--checkpoint_path", str(tmp_path / "x.ckpt")])
+    assert "\n  lr: 3.0  # learning rate" in capsys.readouterr().out
+    command.run("train", ["--show_config", "--device_target", "CPU"])
+    assert 'experiment_tag: "m2det_small"' in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--config"):
+        command.run("convert", ["--show_config"])
 
 
 def test_help_lists_every_command(capsys):
