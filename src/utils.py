@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -43,6 +44,7 @@ def run_main(main: Callable[[], Any]) -> None:
     that cannot be read or written), 1 for the others. `--debug` prints the traceback as well.
     """
     logging.raiseExceptions = False  # `| head -1`: a log that nobody reads is no error
+    warnings.filterwarnings("ignore", module=r"PIL\..*")  # of damaged EXIF in photographs
     try:
         try:
             code = main()

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading images safely: the header is looked at before anything is decoded."""
 
+import io
 import os
 import struct
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 import cv2
 import numpy as np
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, TiffImagePlugin
+from PIL.ExifTags import Base
 
 from .records import ImageError
 
@@ -45,14 +48,16 @@ def read_header(data: bytes) -> Header:
         (b"II*\0", _tiff),
         (b"MM\0*", _tiff),
     )
+    if data.startswith(b"RIFF") and data[8:12] != b"WEBP":
+        raise ValueError("it is a RIFF file, but not a WebP image")
     for magic, reader in readers:
         if data.startswith(magic):
             try:
                 header = reader(data)
-            except (struct.error, IndexError):
-                raise ValueError("its header is cut off") from None
-            if header.width < 1 or header.height < 1:
-                raise ValueError("its header gives no size")
+            except Exception:  # what Pillow raises depends on format and damage
+                header = None
+            if header is None or header.width < 1 or header.height < 1:
+                raise ValueError("its header is cut off, damaged, or gives no size")
             return header
     raise ValueError(
         "it is empty" if not data else "it is not a JPEG, PNG, BMP, WebP or TIFF image"
@@ -60,11 +65,12 @@ def read_header(data: bytes) -> Header:
 
 
 def read_image(path: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
-    """The image at `path` as (H, W, 3) uint8 BGR, in the file's own orientation as COCO is
-    annotated.
+    """The image at `path` as (H, W, 3) uint8 BGR.
 
-    `size` is the annotated (width, height). A photo whose size fits only after its EXIF rotation
-    was annotated as viewers show it, and is rotated.
+    Args:
+        size: annotated width and height. Annotations, like COCO's, are of the picture as it is
+            stored; only where the size fits after the EXIF rotation alone were they made as
+            viewers show it, and it is rotated. Without a size it is shown upright.
 
     Raises:
         ImageError: missing, unreadable, truncated, not an image, or more than 64 million pixels.
@@ -77,9 +83,9 @@ def decode(
     path: str, data: bytes, header: Header, size: Optional[Tuple[int, int]] = None
 ) -> np.ndarray:
     """`read_image` for the contents of a file whose header was checked."""
+    stored, turned = (header.width, header.height), (header.height, header.width)
     flags = cv2.IMREAD_COLOR
-    swapped = size is not None and size != (header.width, header.height) and header.orientation >= 5
-    if not (swapped and size == (header.height, header.width)):
+    if size is not None and (size == stored or size != turned or header.orientation < 5):
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -132,55 +138,22 @@ def read_bytes(path: str) -> bytes:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+# Pillow's classes for single formats, which read up to the pixels: `Image.open` would warn of or
+# refuse large images in its own words.
+
+
 def _jpeg(data: bytes) -> Header:
-    """ISO/IEC 10918-1, annex B: segments up to the first scan, then entropy-coded data to EOI."""
-    position, size, orientation = 2, (0, 0), 1
-    while True:
-        if data[position] != 0xFF:
-            raise ValueError("its JPEG segments are damaged")
-        while data[position] == 0xFF:
-            position += 1
-        marker = data[position]
-        position += 1
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            continue
-        if marker == 0xD9:
-            break
-        (length,) = struct.unpack_from(">H", data, position)
-        if marker == 0xDA:
-            break
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, position + 3)
-            size = (width, height)
-        elif marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
-            orientation = _exif_orientation(data[position + 8 : position + length])
-        position += length
+    stream = io.BytesIO(data)
+    image, exif = JpegImagePlugin.JpegImageFile(stream), Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        orientation = _orientation(exif)
+    except Exception:  # damaged EXIF, of which there are many kinds, is no EXIF
+        orientation = 1
     # Inside a scan 0xFF is always escaped, so an end marker after it is the real one. Searching
     # from the end skips both trailing bytes and the marker of an embedded thumbnail.
-    complete = data.rfind(b"\xff\xd9", position) >= 0
-    return Header("JPEG", size[0], size[1], orientation, complete)
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of the first directory; 1 where there is none or it makes no sense."""
-    try:
-        value = _tiff_tags(tiff).get(0x0112, 1)
-    except (struct.error, IndexError, KeyError):
-        return 1
-    return value if 1 <= value <= 8 else 1
-
-
-def _tiff_tags(data: bytes) -> dict:
-    """Short and long values of the first directory of a TIFF block."""
-    order = {b"II": "<", b"MM": ">"}[bytes(data[:2])]
-    (start,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, start)
-    tags = {}
-    for entry in range(start + 2, start + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if kind in (3, 4):
-            (tags[tag],) = struct.unpack_from(order + {3: "H", 4: "I"}[kind], data, entry + 8)
-    return tags
+    complete = data.rfind(b"\xff\xd9", stream.tell()) >= 0
+    return Header("JPEG", *image.size, orientation, complete)
 
 
 def _png(data: bytes) -> Header:
@@ -204,19 +177,17 @@ def _png_ends(data: bytes) -> bool:
 
 
 def _bmp(data: bytes) -> Header:
+    width, height = BmpImagePlugin.BmpImageFile(io.BytesIO(data)).size
     (start,) = struct.unpack_from("<I", data, 10)
-    if struct.unpack_from("<I", data, 14)[0] == 12:  # the OS/2 header has 16-bit sizes
-        width, height = struct.unpack_from("<HH", data, 18)
-    else:
-        width, height = struct.unpack_from("<ii", data, 18)
-    return Header("BMP", width, abs(height), complete=len(data) > start)
+    return Header("BMP", width, height, complete=len(data) > start)
 
 
 def _webp(data: bytes) -> Header:
-    """RFC 9649: a lossy, lossless or extended first chunk."""
+    """RFC 9649: a lossy, lossless or extended first chunk.
+
+    Not by Pillow, whose reader takes memory for the whole picture.
+    """
     kind = data[12:16]
-    if data[8:12] != b"WEBP":
-        raise ValueError("it is a RIFF file, but not a WebP image")
     if kind == b"VP8X":
         width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
     elif kind == b"VP8L":
@@ -229,5 +200,14 @@ def _webp(data: bytes) -> Header:
 
 
 def _tiff(data: bytes) -> Header:
-    tags = _tiff_tags(data)
-    return Header("TIFF", tags.get(256, 0), tags.get(257, 0), tags.get(274, 1))
+    """Only the tags: OpenCV reads kinds of pixels that Pillow does not know."""
+    tags, stream = TiffImagePlugin.ImageFileDirectory_v2(data[:8]), io.BytesIO(data)
+    stream.seek(tags.next)
+    tags.load(stream)
+    width, height = int(tags[Base.ImageWidth]), int(tags[Base.ImageLength])
+    return Header("TIFF", width, height, _orientation(tags))
+
+
+def _orientation(tags: Mapping[int, Any]) -> int:
+    value = int(tags.get(Base.Orientation, 1))
+    return value if 1 <= value <= 8 else 1

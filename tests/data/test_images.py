@@ -173,7 +173,27 @@ def test_orientation_is_used_only_where_the_annotation_calls_for_it(tmp_path):
     assert as_shown[35, 10].max() < 50
     # A size that fits neither way says nothing about rotation.
     assert read_image(str(path), (10, 10)).shape == (20, 40, 3)
-    assert read_image(str(path)).shape == (20, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "corner"),  # where EXIF 2.3, tag 0x0112, shows the first pixel of the first row
+    [
+        *[(1, "top left"), (2, "top right"), (3, "bottom right"), (4, "bottom left")],
+        *[(5, "top left"), (6, "top right"), (7, "bottom right"), (8, "bottom left")],
+    ],
+)
+def test_without_an_annotation_a_photograph_is_upright(tmp_path, orientation, corner):
+    image = np.zeros((16, 48, 3), np.uint8)
+    image[:8, :16] = 255
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(with_exif(encoded(".jpg", image), orientation))
+    shown = read_image(str(path))
+    assert shown.shape == ((16, 48, 3) if orientation < 5 else (48, 16, 3))
+    rows, columns = np.nonzero(shown[:, :, 0] > 128)
+    side = "top" if rows.mean() < shown.shape[0] / 2 else "bottom"
+    assert corner == f"{side} {'left' if columns.mean() < shown.shape[1] / 2 else 'right'}"
+    stored = read_image(str(path), (48, 16))
+    assert (stored[:7, :15] > 128).all()
 
 
 def test_orientation_that_makes_no_sense_is_upright():
