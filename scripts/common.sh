@@ -43,7 +43,7 @@ choose_python() {
     fi
   fi
   command -v "$PYTHON" >/dev/null || die "Python not found: $PYTHON"
-  export PYTHON PYTHONUNBUFFERED=1 GLOG_v=${GLOG_v:-3}
+  export PYTHON PYTHONUNBUFFERED=1
 }
 
 # Prints how many cores may be used: nproc knows no quotas of containers.
@@ -112,7 +112,8 @@ TEXT
 }
 
 # run_logged NAME COMMAND...: becomes COMMAND, so that exit code and signals are its own. What it
-# prints goes to the terminal and to a log of its own, which logs/NAME.log leads to.
+# prints goes to the terminal and to a log of its own, which logs/NAME.log leads to. A progress bar
+# goes to the terminal only: the log gets of each line what stands behind the last carriage return.
 # With BACKGROUND=1 it is left running and logs/NAME.pid holds its number.
 run_logged() {
   local name=$1 stem log
@@ -129,6 +130,7 @@ run_logged() {
     printf 'running in the background: PID %s, log %s\n' $! "$log"
     exit 0
   fi
+  [[ ! -t 1 ]] || export M2DET_TERMINAL=1
   # tee outlives an interrupt, so that the last words are kept.
-  exec "$@" > >(trap '' INT TERM && exec tee "$log") 2>&1
+  exec "$@" > >(trap '' INT TERM && exec tee >(exec sed -u 's/.*\r//' >"$log")) 2>&1
 }

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """M2Det for MindSpore.
 
-The one thing that happens on import, because it must come before MindSpore's first convolution and
-every program, test and notebook that uses the project passes here: a setting of oneDNN, only where
-it is needed.
+What happens on import, because it must come before MindSpore's and every program, test and
+notebook that uses the project passes here: a setting of oneDNN, only where it is needed; and
+MindSpore, whose warnings would drown everything else, shows errors only, unless GLOG_v asks for
+more.
 """
 
 import os
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Detector"]
 
 avoid_reference_convolution(os.environ)
+os.environ.setdefault("GLOG_v", "3")
 
 
 def __getattr__(name: str) -> Any:

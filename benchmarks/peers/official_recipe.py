@@ -10,12 +10,11 @@ alike.
 """
 
 import argparse
-import contextlib
 import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, cast
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, cast
 
 import mindspore as ms
 import numpy as np
@@ -35,7 +34,7 @@ from src.runtime.cpu_settings import thread_count
 from src.runtime.device import set_seed, setup_device
 from src.runtime.errors import UsageError
 from src.training import builders as setup
-from src.training.callback import Callback, CheckpointSaver
+from src.training.callback import Callback, CheckpointSaver, Scored
 from src.training.lr_scheduler import learning_rates, total_steps
 from src.training.run_log import LogLines, Progress, RunLog, save_run
 from src.training.train_step import StepOutcome
@@ -230,12 +229,12 @@ def callbacks(
         split = load_data(args.dataset_path, config.train.eval_split)
         scorer = setup.build_scorer(config, twin.cell, split, labels, 0, 1, lambda: False)
 
-        def score() -> Optional[Dict[str, float]]:
+        def score(show: Callable[[str], None]) -> Optional[Scored]:
             twin.weights()
-            return scorer()
+            return scorer(show)
 
         evaluation = Evaluation(score, config.train.eval_epochs, 0, twin.weights)
-        evaluation.watch(saver, log.scores)
+        evaluation.watch(saver, [log.scores])
         found.append(evaluation)
     return [*found, saver]
 
@@ -276,10 +275,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     network = build_network(config, args.heads == "kaiming")
     batches = setup.build_batches(config, data, 0, len(rates), 0, 1)
     log = RunLog(args.output / config.experiment_tag)
-    with contextlib.closing(log):
-        told = callbacks(config, Twin(network, config), data, args, log)
-        run = Run(rates, images, batch, callbacks=told)
-        train(TorchStep(network, config, rates), batches, run)
+    told = callbacks(config, Twin(network, config), data, args, log)
+    run = Run(rates, images, batch, callbacks=told)
+    train(TorchStep(network, config, rates), batches, run)
     LOG.info("done: %s", args.output / config.experiment_tag)
 
 

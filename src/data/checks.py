@@ -35,7 +35,6 @@ HARMLESS = (
     "EXIF-rotated images",
 )
 SIDES_PX = (0, 4, 8, 16, 32, 64, 128, 256, 100_000)  # bins of the square root of a box's area
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,15 @@ def find_duplicate_boxes(data: DetectionData, columns: Columns, findings: Findin
 
 
 def check_images(
-    data: DetectionData, decoding: bool, workers: int, findings: Findings, progress: Progress
+    data: DetectionData,
+    decoding: bool,
+    workers: int,
+    findings: Findings,
+    told: Callable[[], object] = lambda: None,
 ) -> Dict[bytes, str]:
     """Look at every image file, in parallel; returns path by digest of the contents.
+
+    `told` is called after each.
 
     Raises:
         DataError: a worker process died.
@@ -122,15 +127,13 @@ def check_images(
     seen: Dict[bytes, str] = {}
     with ProcessPoolExecutor(workers) as pool:
         try:
-            for done, (job, result) in enumerate(
-                zip(jobs, pool.map(check_image, jobs, chunksize=16)), 1
-            ):
+            for job, result in zip(jobs, pool.map(check_image, jobs, chunksize=16)):
                 digest, problems = result
                 for kind, message in problems:
                     findings.note(kind, message, error=kind not in HARMLESS)
                 if digest and seen.setdefault(digest, job[0]) != job[0]:
                     findings.note("duplicate images", f"{job[0]}: the same as {seen[digest]}")
-                progress(done, len(jobs))
+                told()
         except BrokenProcessPool:
             raise DataError("a worker died while checking images (out of memory?)") from None
     return seen

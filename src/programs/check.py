@@ -29,6 +29,7 @@ from ..drawing.data_overview import draw_report, prior_shapes_px
 from ..priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 from ..runtime.errors import M2DetError, printable
 from ..runtime.files import write_atomically
+from ..runtime.terminal import ProgressBar
 
 OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched
 
@@ -60,9 +61,9 @@ def check(args: argparse.Namespace, config: Config) -> int:
         print_numbers(data, columns)
         find_duplicate_boxes(data, columns, findings)
         if args.images != "none":
-            bar = ProgressBar()
-            workers = usable_workers(args.workers)
-            seen = check_images(data, args.images == "decode", workers, findings, bar.show)
+            workers, decoding = usable_workers(args.workers), args.images == "decode"
+            with ProgressBar(len(data.records), "images", to_stderr) as bar:
+                seen = check_images(data, decoding, workers, findings, bar.update)
             for digest in seen.keys() & known.keys():
                 if seen[digest] != known[digest]:
                     message = f"{seen[digest]}: also in another split, as {known[digest]}"
@@ -75,6 +76,10 @@ def check(args: argparse.Namespace, config: Config) -> int:
             write_picture(picture, data, columns, config)
         failed |= print_findings(findings, args.strict)
     return int(failed)
+
+
+def to_stderr(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def default_splits(root: Path, config: Config) -> List[str]:
@@ -178,22 +183,3 @@ def write_picture(path: Path, data: DetectionData, columns: Columns, config: Con
     picture = draw_report(data, sides, shapes, class_counts(data, columns), size)
     write_atomically(path, cv2.imencode(".png", picture)[1].tobytes())
     print(printable(f"  picture: {path}"))
-
-
-class ProgressBar:
-    """Progress on stderr: a bar on a terminal, a line for every tenth elsewhere."""
-
-    def __init__(self) -> None:
-        self._shown = 0
-
-    def show(self, done: int, total: int) -> None:
-        share = done * (100 if sys.stderr.isatty() else 10) // total
-        if share == self._shown:
-            return
-        self._shown = share
-        if sys.stderr.isatty():
-            bar = "#" * (share // 4)
-            end = "\n" if done == total else ""
-            print(f"\r  images [{bar:<25}] {done}/{total}", end=end, file=sys.stderr, flush=True)
-        else:
-            print(f"  images {done}/{total}", file=sys.stderr, flush=True)

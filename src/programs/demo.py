@@ -16,7 +16,6 @@ from typing import Iterable, Iterator, List, Optional, Sequence, Set, Union
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ..data.records import ImageError
 from ..drawing.detections import apart, draw_detections
@@ -27,6 +26,7 @@ from ..inference.result_files import WRITERS, Found
 from ..inference.video_file import VideoFile
 from ..runtime.errors import UsageError, printable
 from ..runtime.files import write_atomically
+from ..runtime.terminal import ProgressBar, start_log
 from ..utils import check_score_threshold
 
 LOG = logging.getLogger("m2det.demo")
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(f"--hide_overlaps must be above 0 and up to 1, not {args.hide_overlaps}")
     if args.show:
         check_screen()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    start_log()
     listed = STDIN in args.input
     sources = find_sources(text for text in args.input if text != STDIN)
     prepare_device(args.checkpoint_path, args.device_target, args.device_id)
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     everything = itertools.chain(sources, listed_sources(standard_input()) if listed else ())
     total = None if listed else count_frames(sources, args.limit)
     try:
-        with tqdm(total=total, unit="picture", disable=None) as bar:
+        with ProgressBar(total, "pictures") as bar:
             for _ in itertools.islice(demo.run(everything), args.limit or None):
                 bar.update()
     except KeyboardInterrupt:  # the way to end with a camera: what there is gets written

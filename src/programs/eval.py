@@ -9,10 +9,9 @@ import argparse
 import logging
 import os
 import shutil
-import sys
 import time
 from dataclasses import asdict, replace
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 from ..config import Config, to_json
 from ..data.coco_utils import load_data
@@ -30,6 +29,7 @@ from ..inference.open_network import NetworkFile, prepare_device, read_network_f
 from ..runtime.errors import UsageError, printable
 from ..runtime.files import locked, write_json
 from ..runtime.stopwatch import Stopwatch
+from ..runtime.terminal import ProgressBar, start_log
 from ..utils import check_score_threshold
 
 LOG = logging.getLogger("m2det.eval")
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> Dict[str, float]:
     network = read_network_file(args.checkpoint_path, args.config, args.set)
     config = network.config
     level = logging.INFO if rank == 0 else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stdout)
+    start_log(level)
     data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
     if data.annotated:
         find_scorer(args.scorer)  # that it is missing should not show after hours
@@ -144,17 +144,23 @@ def detect(
     if left:
         detector.warm_up(config.test.batch_size)
     began = time.monotonic()
-    detect_split(
-        detector,
-        data,
-        left,
-        category_ids,
-        keeper(part, len(left)),
-        batch_size=config.test.batch_size,
-        num_workers=config.train.num_workers,
-        strict=config.data.strict,
-        watch=watch,
-    )
+    with ProgressBar(len(left), "images", LOG.info) as bar:
+
+        def keep(image_ids: List[int], entries: List[Any]) -> None:
+            part.append(image_ids, entries)
+            bar.update(len(image_ids))
+
+        detect_split(
+            detector,
+            data,
+            left,
+            category_ids,
+            keep,
+            batch_size=config.test.batch_size,
+            num_workers=config.train.num_workers,
+            strict=config.data.strict,
+            watch=watch,
+        )
     seconds = time.monotonic() - began
     run = os.environ.get("MS_SCHED_PORT", "")  # the same for all ranks of a run, and no other
     part.finish(run)
@@ -180,23 +186,6 @@ def report_views(detector: ArrayDetector) -> None:
         LOG.info("%d views of each image: %.1f times the pixels of one", len(views), times)
     if plan.tile_px:
         LOG.info("and tiles of images larger than %d pixels", plan.tile_px)
-
-
-def keeper(part: PartialResults, total: int) -> Callable[[List[int], List[Any]], None]:
-    """A function that keeps the results of a batch, and logs some twenty times how far it is."""
-    began = time.monotonic()
-    done = shown = 0
-
-    def keep(image_ids: List[int], entries: List[Any]) -> None:
-        nonlocal done, shown
-        part.append(image_ids, entries)
-        done += len(image_ids)
-        if done == total or done - shown >= max(total // 20, 1):
-            shown = done
-            speed = done / max(time.monotonic() - began, 1e-9)
-            LOG.info("%d of %d images, %.1f images/s", done, total, speed)
-
-    return keep
 
 
 def report_speed(watch: Stopwatch, images: int, seconds: float, ranks: int) -> Dict[str, float]:

@@ -5,10 +5,11 @@ import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 import mindspore as ms
 
+from ..evaluation.coco_metrics import CocoScore
 from ..formats.checkpoint import STATE_PREFIX, save_checkpoint
 from ..runtime.files import remove_leftovers
 
@@ -28,7 +29,20 @@ class StepReport:
     images: int
     data_seconds: float  # spent waiting for the batch
     positives: float = 0.0  # matched priors per image
-    bad_steps: int = 0  # skipped steps running, up to this one
+    bad_steps: int = 0  # consecutive skipped steps, up to this one
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """An evaluation: its numbers, and on the first rank what they were made from.
+
+    `numbers` are the 12 COCO numbers by name, those of averaged weights with "_ema" behind; `score`
+    and `results`, the entries of a COCO results file, are those of the better of the two.
+    """
+
+    numbers: Mapping[str, float]
+    score: Optional[CocoScore] = None
+    results: Sequence[Mapping[str, Any]] = ()
 
 
 class Callback:

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run goes on, and what it leaves for later.
+"""How a run goes on, and what it leaves for later: log lines and a bar, `log.jsonl`, `run.json`.
 
-Lines in a log, a bar on a terminal; `log.csv`, `log.jsonl`, TensorBoard events and `run.json`.
-
-The tables go on where a run is resumed; rows of steps that are run once more are dropped first.
+`log.jsonl` goes on where a run is resumed; rows of steps that are run once more are dropped first.
 """
 
 import dataclasses
@@ -21,13 +19,11 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 import psutil
 
 from ..runtime.files import write_atomically, write_json
-from .callback import Callback, StepReport
+from ..runtime.terminal import ProgressBar, duration
+from .callback import Callback, Scored, StepReport
 
-LOG = logging.getLogger(__name__)
-CSV_NAME = "log.csv"
 JSONL_NAME = "log.jsonl"
 RUN_NAME = "run.json"
-EVENTS_NAME = "events"
 PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "pycocotools", "tensorboardX", "tqdm")
 
 
@@ -64,6 +60,7 @@ class Progress(Callback):
         self._every = every
         self._pending: List[StepReport] = []
         self._since: Optional[float] = None
+        self._compiled = (0, 0.0)  # the first step, and when it was done
         self._process = psutil.Process()
 
     def on_step(self, report: StepReport) -> None:
@@ -77,23 +74,30 @@ class Progress(Callback):
             self._flush()
 
     def _flush(self) -> None:
-        now = time.monotonic()
-        interval = summarise(
-            self._pending,
-            None if self._since is None else now - self._since,  # the first step compiles
-            self._process.memory_info().rss / 1e6,
-        )
+        now, last = time.monotonic(), self._pending[-1]
+        seconds = pace = None
+        if self._since is None:  # the first step compiles
+            self._compiled = last.step, now
+        else:
+            seconds = now - self._since
+            pace = (now - self._compiled[1]) / (last.step - self._compiled[0])
+        memory_mb = self._process.memory_info().rss / 1e6
+        interval = summarise(self._pending, seconds, memory_mb, pace)
         for sink in self._sinks:
             sink(interval)
         self._pending, self._since = [], now
 
 
 def summarise(
-    reports: Sequence[StepReport], seconds: Optional[float], memory_mb: float
+    reports: Sequence[StepReport],
+    seconds: Optional[float],
+    memory_mb: float,
+    step_seconds: Optional[float] = None,
 ) -> Interval:
     """`reports` of steps that took `seconds` altogether, as one interval.
 
-    Skipped steps count in no mean; where all were skipped, the means are of those.
+    `step_seconds` is the mean over the run so far, with scoring and saving, if known. Skipped steps
+    count in no mean; where all were skipped, the means are of those.
     """
     last = reports[-1]
     good = [report for report in reports if not report.bad_steps] or list(reports)
@@ -107,7 +111,8 @@ def summarise(
         speeds = {
             "images_per_second": sum(report.images for report in reports) / seconds,
             "data_share": sum(report.data_seconds for report in reports) / seconds,
-            "seconds_left": (last.total_steps - last.step) * seconds / len(reports),
+            "seconds_left": (last.total_steps - last.step)
+            * (step_seconds or seconds / len(reports)),
         }
     return Interval(
         step=last.step,
@@ -126,7 +131,7 @@ def summarise(
 
 
 def as_line(interval: Interval) -> str:
-    """An interval in words."""
+    """An interval in words, for a log file."""
     line = (
         f"epoch {interval.epoch} step {interval.step}/{interval.total_steps}"
         f" loss {interval.loss:.4f} loc {interval.loc_loss:.4f} conf {interval.conf_loss:.4f}"
@@ -138,103 +143,92 @@ def as_line(interval: Interval) -> str:
     line += f" {interval.memory_mb:.0f} MB"
     if interval.seconds_left is not None:
         line += f" to go {duration(interval.seconds_left)}"
-    if interval.skipped:
-        line += f" SKIPPED {interval.skipped}: gradient not finite"
-    return line
+    return line + _skipped(interval)
 
 
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds; hours may exceed a day."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
+def short_line(interval: Interval) -> str:
+    """The same within 70 columns, above a bar that shows speed and time left."""
+    return (
+        f"epoch {interval.epoch} step {interval.step}/{interval.total_steps}"
+        f" loss {interval.loss:.2f} loc {interval.loc_loss:.2f} conf {interval.conf_loss:.2f}"
+        f" lr {interval.learning_rate:.1e}{_skipped(interval)}"
+    )
+
+
+def _skipped(interval: Interval) -> str:
+    return f" SKIPPED {interval.skipped}: gradient not finite" if interval.skipped else ""
 
 
 class LogLines:
     """A sink that logs a line for each interval."""
 
-    def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+    def __init__(self, log: logging.Logger, words: Callable[[Interval], str] = as_line) -> None:
+        self._log, self._words = log, words
 
     def __call__(self, interval: Interval) -> None:
-        self._log.info("%s", as_line(interval))
+        self._log.info("%s", self._words(interval))
 
 
 class Bar(Callback):
-    """A tqdm bar on a terminal; log lines go above it. Nothing where tqdm is missing."""
+    """Moves a bar, and says once how long the compiling took and how long the run will.
 
-    def __init__(self, total: int, start: int, log: logging.Logger) -> None:
-        self._bar: Any = None
-        self._redirect: Any = None
-        try:
-            from tqdm import tqdm
-            from tqdm.contrib.logging import logging_redirect_tqdm
-        except ImportError:
-            log.info("no progress bar: pip install tqdm")
-            return
-        self._redirect = logging_redirect_tqdm()
-        self._redirect.__enter__()
-        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+    Args:
+        estimate_after: steps with which the time to go is told, the first not counted.
+    """
+
+    def __init__(self, bar: ProgressBar, log: logging.Logger, estimate_after: int = 3) -> None:
+        self._bar, self._log, self._steps = bar, log, estimate_after
+        self._began: Optional[float] = time.monotonic()
+        bar.show("compiling")
 
     def on_step(self, report: StepReport) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{report.loc_loss + report.conf_loss:.3f}", refresh=False)
-            self._bar.update(1)
+        compiled = self._began is not None
+        self._bar.update(1, f"loss {report.loc_loss + report.conf_loss:.2f}", timed=not compiled)
+        if self._began is not None:
+            self._log.info("compiled in %.0f s", time.monotonic() - self._began)
+            self._began = None
+        left = self._bar.seconds_left()
+        if self._steps == 0 and left:
+            until = time.strftime("%a %H:%M", time.localtime(time.time() + left))
+            self._log.info("about %s to go, until %s", duration(left), until)
+        self._steps -= 1
 
     def on_stop(self, report: StepReport) -> None:
-        self.on_end()
+        self._bar.close()
 
     def on_end(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._redirect.__exit__(None, None, None)
-
-
-COLUMNS = tuple(column.name for column in dataclasses.fields(Interval))
+        self._bar.close()
 
 
 class RunLog:
-    """Writes each interval and each score as it comes. A sink of `src.training.run_log.Progress`.
-
-    `log.csv` has the intervals; `log.jsonl` has them and the scores, an object a line.
+    """Writes `log.jsonl`, an object a line: each interval and each score as it comes.
 
     Args:
         folder: of the run.
         start_step: later steps are forgotten, as they come again.
-        tensorboard: events for TensorBoard, too, where tensorboardX is installed.
     """
 
-    def __init__(self, folder: Path, start_step: int = 0, tensorboard: bool = True) -> None:
+    def __init__(self, folder: Path, start_step: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._csv, self._jsonl = folder / CSV_NAME, folder / JSONL_NAME
+        self._path = folder / JSONL_NAME
         rows = [row for row in read_log(folder) if row["step"] <= start_step]
-        write_atomically(self._jsonl, "".join(json.dumps(row) + "\n" for row in rows))
-        table = [row for row in rows if "loss" in row]
-        lines = [",".join(COLUMNS), *(_csv_line(row) for row in table)]
-        write_atomically(self._csv, "\n".join(lines) + "\n")
-        self._events = _event_writer(folder / EVENTS_NAME, start_step) if tensorboard else None
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def __call__(self, interval: Interval) -> None:
-        row = {name: _plain(value) for name, value in dataclasses.asdict(interval).items()}
-        with open(self._csv, "a", encoding="utf-8") as file:
-            file.write(_csv_line(row) + "\n")
-        self._append(row)
+        self._append(dataclasses.asdict(interval))
 
-    def scores(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """The result of an evaluation, e.g. {"AP": 0.4, "AP50": ...}."""
-        self._append({"step": step, "epoch": epoch, **{k: _plain(v) for k, v in values.items()}})
+    def scores(self, step: int, epoch: int, scored: Scored) -> None:
+        """The numbers of an evaluation, e.g. {"AP": 0.4, "AP50": ...}."""
+        self._append({"step": step, "epoch": epoch, **scored.numbers})
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        with open(self._jsonl, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._events is not None:
-            for name, value in row.items():
-                if name not in ("step", "total_steps", "epoch") and value is not None:
-                    self._events.add_scalar(name, value, row["step"])
+        plain = {name: None if _not_json(value) else value for name, value in row.items()}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(plain) + "\n")
 
-    def close(self) -> None:
-        """Writes what is still on its way to the events."""
-        if self._events is not None:
-            self._events.close()
+
+def _not_json(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def read_log(folder: Path) -> List[Dict[str, Any]]:
@@ -290,22 +284,3 @@ def _version(package: str) -> Optional[str]:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _event_writer(folder: Path, start_step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        LOG.info("no TensorBoard events: pip install tensorboardX")
-        return None
-    purge_step = start_step + 1 if start_step else None
-    return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=2)
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _csv_line(row: Mapping[str, Any]) -> str:
-    return ",".join("" if row.get(c) is None else str(row[c]) for c in COLUMNS)

@@ -2,21 +2,24 @@
 """Scoring while training: every few epochs, with and without the average of weights."""
 
 import logging
+from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 
 from ..data.records import DetectionData
-from ..evaluation.coco_metrics import score_coco
+from ..evaluation.coco_metrics import coco_score
 from ..evaluation.pipeline import detect_split
 from ..inference.detector import ArrayDetector
 from ..runtime.collectives import gather
 from ..runtime.errors import M2DetError
-from .callback import Callback, CheckpointSaver, StepReport
+from .callback import Callback, CheckpointSaver, Scored, StepReport
 from .ema import Ema
 
 LOG = logging.getLogger("m2det.train")
-Score = Callable[[], Optional[Dict[str, float]]]
+Show = Callable[[str], None]
+Score = Callable[[Show], Optional[Scored]]
+Record = Callable[[int, int, Scored], None]
 
 
 class SplitScorer:
@@ -52,8 +55,11 @@ class SplitScorer:
         self._rank, self._world_size = rank, world_size
         self._stopping = stopping
 
-    def __call__(self) -> Optional[Dict[str, float]]:
-        """The 12 COCO numbers, the same on all ranks; None where it was given up."""
+    def __call__(self, show: Show = lambda _: None) -> Optional[Scored]:
+        """The 12 COCO numbers, the same on all ranks; None where it was given up.
+
+        `show` is told how far it is.
+        """
         results: List[Mapping[str, Any]] = []
         complete = True
         self._model.set_train(False)
@@ -61,7 +67,7 @@ class SplitScorer:
             if self._detector is None:
                 self._detector = self._make_detector()
             self._model.set_train(False)
-            complete = self._detect(results)
+            complete = self._detect(results, show)
         except M2DetError as error:  # e.g. outputs that are not finite
             LOG.warning("not scored: %s", error)
             complete = False
@@ -70,13 +76,23 @@ class SplitScorer:
         parts = gather({"complete": complete, "results": results}, self._rank, self._world_size)
         if not all(part["complete"] for part in parts):
             return None
+        numbers, score = {}, None
         every = [entry for part in parts for entry in part["results"]]
-        return score_coco(self._data, every)[0]
+        if self._rank == 0:  # pycocotools takes a minute for COCO: one rank is enough
+            score = coco_score(self._data, every)
+            numbers = score.totals
+        numbers = gather(numbers, self._rank, self._world_size)[0]
+        return Scored(numbers, score, every)
 
-    def _detect(self, results: List[Mapping[str, Any]]) -> bool:
-        def keep(_image_ids: List[int], entries: List[List[Mapping[str, Any]]]) -> None:
+    def _detect(self, results: List[Mapping[str, Any]], show: Show) -> bool:
+        done, total = 0, len(self._data.records)
+
+        def keep(image_ids: List[int], entries: List[List[Mapping[str, Any]]]) -> None:
+            nonlocal done
             for found in entries:
                 results.extend(found)
+            done += len(image_ids) * self._world_size
+            show(f"scoring {min(done, total)}/{total}")
 
         assert self._detector is not None
         detect_split(
@@ -120,15 +136,19 @@ class Evaluation(Callback):
         self._score, self._every, self._patience = score, every_epochs, patience
         self._weights, self._ema = weights, ema
         self._saver: Optional[CheckpointSaver] = None
-        self._record: Callable[[int, int, Mapping[str, float]], None] = lambda *_: None
+        self._records: Sequence[Record] = ()
+        self._show: Show = lambda _: None
         self.best = -1.0
         self.without_better = 0
 
     def watch(
-        self, saver: CheckpointSaver, record: Callable[[int, int, Mapping[str, float]], None]
+        self, saver: CheckpointSaver, records: Sequence[Record], show: Show = lambda _: None
     ) -> None:
-        """On the first rank: `saver` keeps the best, `record` is told step, epoch and numbers."""
-        self._saver, self._record = saver, record
+        """On the first rank: `saver` keeps the best, `records` are told step, epoch and scores.
+
+        `show` is told how far a scoring is.
+        """
+        self._saver, self._records, self._show = saver, records, show
 
     def state(self) -> Dict[str, np.ndarray]:
         """What resuming needs, by name."""
@@ -150,20 +170,22 @@ class Evaluation(Callback):
             self._evaluate(report)
 
     def _evaluate(self, report: StepReport) -> None:
-        numbers = self._score()
-        if numbers is None:
+        scored = self._score(self._show)
+        if scored is None:
             return
-        found, weights = numbers["AP"], self._weights
+        found, weights = scored.numbers["AP"], self._weights
         if self._ema is not None:
             with self._ema.in_place():
-                averaged = self._score()
+                averaged = self._score(self._show)
             if averaged is None:
                 return
-            numbers = {**numbers, **{f"{k}_ema": v for k, v in averaged.items()}}
-            if averaged["AP"] > found:
-                found, weights = averaged["AP"], self._ema.weights
-        LOG.info("epoch %d %s", report.epoch, _words(numbers))
-        self._record(report.step, report.epoch, numbers)
+            both = {**scored.numbers, **{f"{k}_ema": v for k, v in averaged.numbers.items()}}
+            if averaged.numbers["AP"] > found:
+                found, weights, scored = averaged.numbers["AP"], self._ema.weights, averaged
+            scored = replace(scored, numbers=both)
+        LOG.info("epoch %d %s", report.epoch, _words(scored.numbers))
+        for record in self._records:
+            record(report.step, report.epoch, scored)
         self.without_better += 1
         if found > self.best:
             self.best, self.without_better = found, 0

@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import logging
-import sys
+import time
 
 import pytest
 
+from src.runtime.terminal import ProgressBar
 from src.training.callback import StepReport
-from src.training.run_log import Bar, Interval, LogLines, Progress, as_line, duration, summarise
+from src.training.run_log import (
+    Bar,
+    Interval,
+    LogLines,
+    Progress,
+    as_line,
+    short_line,
+    summarise,
+)
 
 
 def report(step, loss=1.0, bad_steps=0, norm=5.0):
@@ -56,26 +66,36 @@ def test_the_last_steps_before_a_stop_are_told():
     assert isinstance(told[0], Interval)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(59.6, "00:01:00"), (360_000, "100:00:00")])
-def test_duration(seconds, text):
-    assert duration(seconds) == text
+def test_the_time_to_go_counts_no_compiling(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    told = []
+    progress = Progress([told.append], every=2)
+    for step, seconds in enumerate((50, 1, 1, 3, 3), 1):  # the first step compiles
+        now[0] += seconds
+        progress.on_step(report(step))
+    assert told[0].seconds_left is None
+    assert told[1].seconds_left == 8  # after one step of a second
+    assert told[2].seconds_left == pytest.approx(6 * 5 / 3)  # three steps took five
 
 
-def test_the_bar_goes_on_from_where_a_run_was_resumed(capsys):
-    pytest.importorskip("tqdm", reason="tqdm is not installed")
-    bar = Bar(10, 7, logging.getLogger("test.progress"))
-    for step in (8, 9):
-        bar.on_step(report(step))
-    bar.on_stop(report(9))
-    shown = capsys.readouterr().err
-    assert "7/10" in shown
-    assert "9/10" in shown
+def test_a_line_above_the_bar_fits_the_terminal():
+    large = summarise([report(3)], None, 1.0)
+    large = dataclasses.replace(large, step=2_700_000, total_steps=2_703_360, epoch=159)
+    assert len("21:07:44 " + short_line(large)) <= 80
+    nan = summarise([report(2, float("nan"), 1)], None, 1.0)
+    assert "SKIPPED 1" in short_line(nan)
 
 
-def test_without_tqdm_there_is_no_bar(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+def test_compiling_and_the_estimate_are_told_once(monkeypatch, caplog):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    callback = Bar(ProgressBar(100, "steps"), logging.getLogger("test.progress"))
     with caplog.at_level(logging.INFO):
-        bar = Bar(10, 0, logging.getLogger("test.progress"))
-    bar.on_step(report(1))
-    bar.on_end()
-    assert "pip install tqdm" in caplog.text
+        for step, seconds in enumerate((20, 2, 2, 2, 2, 2), 1):
+            now[0] += seconds
+            callback.on_step(report(step))
+        callback.on_end()
+    compiled, estimate = caplog.messages
+    assert compiled == "compiled in 20 s"
+    assert estimate.startswith("about 00:03:12 to go, until ")  # 96 steps of two seconds

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-import csv
 import json
 import subprocess
 
-import pytest
-
 from src.training import run_log
+from src.training.callback import Scored
 from src.training.run_log import Interval, RunLog, git_revision, read_log, save_run
 
 
@@ -13,53 +11,27 @@ def interval(step, loss=3.0):
     return Interval(step, 100, step // 10, loss, 1.0, 2.0, 5.0, 0.01, 7.0, 0, 100.0)
 
 
-def rows(folder):
-    with open(folder / "log.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_intervals_and_scores(tmp_path):
-    log = RunLog(tmp_path / "run", tensorboard=False)
+    log = RunLog(tmp_path / "run")
     log(interval(10))
-    log.scores(10, 1, {"AP": 0.25})
+    log.scores(10, 1, Scored({"AP": 0.25}))
     log(interval(20, float("nan")))
-    assert [(row["step"], row["loss"]) for row in rows(tmp_path / "run")] == [
-        ("10", "3.0"),
-        ("20", ""),
-    ]
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["loss"] == 3.0
     assert json.loads(lines[1]) == {"step": 10, "epoch": 1, "AP": 0.25}
     assert json.loads(lines[2])["loss"] is None
 
 
 def test_a_resumed_run_forgets_what_comes_again(tmp_path):
-    log = RunLog(tmp_path, tensorboard=False)
+    log = RunLog(tmp_path)
     for step in (10, 20, 30):
         log(interval(step))
-        log.scores(step, 1, {"AP": step / 100})
+        log.scores(step, 1, Scored({"AP": step / 100}))
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 40, "lo')  # killed while writing
-    log = RunLog(tmp_path, start_step=20, tensorboard=False)
+    log = RunLog(tmp_path, start_step=20)
     log(interval(25))
-    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "25"]
     assert [row["step"] for row in read_log(tmp_path)] == [10, 10, 20, 20, 25]
-
-
-def test_events_for_tensorboard(tmp_path):
-    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
-    log = RunLog(tmp_path)
-    log(interval(10))
-    log.close()
-    files = list((tmp_path / "events").iterdir())
-    assert len(files) == 1
-    assert b"grad_norm" in files[0].read_bytes()
-
-
-def test_without_tensorboard_the_tables_are_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
-    RunLog(tmp_path)(interval(10))
-    assert len(rows(tmp_path)) == 1
-    assert not (tmp_path / "events").exists()
 
 
 def test_every_start_is_kept(tmp_path):

@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
+from src.evaluation.coco_metrics import CocoScore
 from src.formats.checkpoint import read_checkpoint
 from src.inference.postprocess import NotFiniteError
 from src.runtime import collectives
 from src.runtime.collectives import gather
 from src.training import validation
-from src.training.callback import CheckpointSaver, StepReport
+from src.training.callback import CheckpointSaver, Scored, StepReport
 from src.training.ema import Ema
 from src.training.validation import Evaluation, SplitScorer
 
@@ -25,10 +26,11 @@ class Scores:
     def __init__(self, weight, values):
         self.weight, self.values, self.seen = weight, list(values), []
 
-    def __call__(self):
+    def __call__(self, show):
         self.seen.append(float(self.weight.asnumpy()[0]))
+        show("scoring")
         value = self.values.pop(0)
-        return None if value is None else {"AP": value, "AP50": 2 * value}
+        return None if value is None else Scored({"AP": value, "AP50": 2 * value}, results=[value])
 
 
 def make(tmp_path, values, patience=0, every=1, ema=False):
@@ -40,7 +42,7 @@ def make(tmp_path, values, patience=0, every=1, ema=False):
     evaluation = Evaluation(scores, every, patience, lambda: {"w": weight}, average)
     saver = CheckpointSaver(tmp_path, "net", dict, dict, 1, 1)
     rows = []
-    evaluation.watch(saver, lambda step, epoch, numbers: rows.append((step, epoch, numbers)))
+    evaluation.watch(saver, [lambda step, epoch, scored: rows.append((step, epoch, scored))])
     return evaluation, scores, rows, saver
 
 
@@ -73,7 +75,8 @@ def test_the_average_is_scored_too_and_may_be_the_best(tmp_path):
     evaluation, scores, rows, saver = make(tmp_path, [0.2, 0.4, 0.6, 0.5], ema=True)
     evaluation.on_step(report(1, 1))
     assert scores.seen == [5.0, 3.0]
-    assert rows[0][2] == {"AP": 0.2, "AP50": 0.4, "AP_ema": 0.4, "AP50_ema": 0.8}
+    both = {"AP": 0.2, "AP50": 0.4, "AP_ema": 0.4, "AP50_ema": 0.8}
+    assert (rows[0][2].numbers, rows[0][2].results) == (both, [0.4])  # of the better
     assert best(saver) == 3
     evaluation.on_step(report(2, 2))
     assert best(saver) == 5
@@ -106,7 +109,7 @@ class Model:
         self.training = mode
 
 
-def scorer(monkeypatch, outcome, stopping=lambda: False):
+def scorer(monkeypatch, outcome, stopping=lambda: False, rank=0, ranks=1):
     """A scorer whose detector does `outcome(indices)`; results are counted instead of scored."""
     model = Model()
 
@@ -115,18 +118,42 @@ def scorer(monkeypatch, outcome, stopping=lambda: False):
         outcome(list(indices))
         keep([1, 2], [[{"x": 1}], [{"x": 2}, {"x": 3}]])
 
+    def coco_score(data, results):
+        return CocoScore({"AP": len(results)}, (), np.zeros(0), np.zeros(0))
+
     monkeypatch.setattr(validation, "detect_split", detect_split)
-    monkeypatch.setattr(validation, "score_coco", lambda data, results: ({"AP": len(results)}, {}))
+    monkeypatch.setattr(validation, "coco_score", coco_score)
     data = type("Data", (), {"records": range(5)})
-    return model, SplitScorer(model, object, data, (1,), stopping=stopping)
+    return model, SplitScorer(model, object, data, (1,), 1, 1, rank, ranks, stopping)
 
 
 def test_a_scorer_leaves_the_network_in_training(monkeypatch):
-    seen = []
+    seen, shown = [], []
     model, score = scorer(monkeypatch, seen.extend)
-    assert score() == {"AP": 3}
+    assert score(shown.append).numbers == {"AP": 3}
     assert seen == [0, 1, 2, 3, 4]
+    assert shown == ["scoring 2/5"]
     assert model.training
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_rank_scores_for_all(monkeypatch, rank):
+    """Each detects on its share; only the first counts what both found, and all get its number."""
+    seen, gathered = [], []
+    _, score = scorer(monkeypatch, seen.extend, rank=rank, ranks=2)
+
+    def gather(value, rank, world_size):
+        gathered.append(value)
+        if "results" in value:
+            return [value, {"complete": True, "results": [{"x": 9}]}]
+        return [{"AP": 0.5}, {}]
+
+    monkeypatch.setattr(validation, "gather", gather)
+    found = score()
+    assert seen == [[0, 2, 4], [1, 3]][rank]
+    assert found.numbers == {"AP": 0.5}
+    assert gathered[1] == ({} if rank else {"AP": 4})
+    assert (found.score is None) == bool(rank)
 
 
 def test_outputs_that_are_not_finite_are_no_score(monkeypatch, caplog):

@@ -160,7 +160,7 @@ def _collect(work: Path, store: Store, key: str, number: int, put: Dict[Path, in
     """Keeps the graph, unless it is the one laid out or MindSpore has written something else."""
     graphs = _graphs(work)
     if graphs and all(put.get(path) == path.stat().st_mtime_ns for path in graphs):
-        LOG.info("the compiled graph was kept: %s", store.path(key))
+        LOG.info("the compiled graph was kept")
         return
     if not graphs or any(not path.match(f"*_{number}.*") for path in graphs):
         LOG.warning("a compiled graph is not kept: MindSpore wrote %d files", len(graphs))
@@ -171,7 +171,7 @@ def _collect(work: Path, store: Store, key: str, number: int, put: Dict[Path, in
     except CacheError as error:
         LOG.warning("a compiled graph is not kept: %s", error)
         return
-    LOG.info("the compiled graph is kept for later runs: %s", store.path(key))
+    LOG.info("the compiled graph is kept for later runs")
 
 
 def _graphs(work: Path) -> Sequence[Path]:

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's events for TensorBoard: curves of loss and AP, precision by recall, pictures."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Tuple
+
+import cv2
+import numpy as np
+
+from ..data.records import DetectionData, ImageRecord
+from ..data.sample_stream import Reader
+from ..evaluation.coco_metrics import CocoScore
+from ..training.callback import Scored
+from ..training.run_log import Interval
+from .detections import draw_detections
+
+FOLDER = "events"
+PICTURES = 8  # images of the split, evenly spread, the same each time
+PICTURE_PX = 400  # longer side
+SHOWN_SCORE = 0.3
+CURVES = 20  # classes with a curve of their own
+_NO_VALUES = ("step", "total_steps", "epoch")
+
+
+class EventLog:
+    """Told as `src.training.run_log.RunLog` is.
+
+    Args:
+        folder: of the run.
+        start_step: later events are forgotten, as they come again.
+        data: what is scored, if anything.
+    """
+
+    def __init__(
+        self, folder: Path, start_step: int = 0, data: Optional[DetectionData] = None
+    ) -> None:
+        # After MindSpore, which sets Protobuf up for the old messages it brings along.
+        from tensorboardX import SummaryWriter
+
+        purge_step = start_step + 1 if start_step else None
+        self._writer = SummaryWriter(str(folder / FOLDER), purge_step=purge_step, flush_secs=2)
+        self._data = data
+        self._reader = None if data is None else Reader(data)
+
+    def __call__(self, interval: Interval) -> None:
+        self._scalars(interval.step, dataclasses.asdict(interval))
+
+    def scores(self, step: int, epoch: int, scored: Scored) -> None:
+        """Numbers, curves and pictures of an evaluation."""
+        self._scalars(step, scored.numbers)
+        if scored.score is not None and scored.score.precision.size:
+            self._curves(step, scored.score)
+        for record, picture in self._pictures(scored.results):
+            tag = f"pictures/{Path(record.path).name}"
+            self._writer.add_image(tag, picture[:, :, ::-1], step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is still on its way."""
+        self._writer.close()
+
+    def _scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if name not in _NO_VALUES and value is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def _curves(self, step: int, score: CocoScore) -> None:
+        """Of all classes together, and of the first ones."""
+        for name, counts in precision_curves(score)[: CURVES + 1]:
+            tag = f"precision_recall_at_IoU_50/{name}"
+            self._writer.add_pr_curve_raw(
+                tag, *counts, global_step=step, num_thresholds=counts.shape[1]
+            )
+
+    def _pictures(self, results: Any) -> List[Tuple[ImageRecord, np.ndarray]]:
+        if self._data is None or self._reader is None:
+            return []
+        count, found = len(self._data.records), []
+        for index in np.unique(np.linspace(0, count - 1, PICTURES).astype(int)).tolist():
+            image, record = self._reader.read(index), self._data.records[index]
+            if image is not None:
+                found.append((record, draw_both(image, record, results, self._data)))
+        return found
+
+
+def precision_curves(score: CocoScore) -> List[Tuple[str, np.ndarray]]:
+    """(name, counts) of all classes, then of each with ground truth.
+
+    Counts are (6, 101) rows of true and false positives, true and false negatives, precision and
+    recall, from recall 1 down to 0 as TensorBoard wants them. COCO's precision is interpolated, so
+    they are what would give it; what counts as a true negative is not defined.
+    """
+    precision = score.precision[0, ::-1, :, 0]  # IoU 0.5, areas of all sizes: (R, C)
+    known = precision.min(axis=0) > -1
+    if not known.any():
+        return []
+    names = [name for name, there in zip(score.class_names, known) if there]
+    columns = [precision[:, known].mean(axis=1), *precision[:, known].T]
+    recall = np.linspace(1, 0, len(precision))
+    found = []
+    for name, column in zip(("all classes", *names), columns):
+        true = np.where(column > 0, recall, 0)  # shares of the ground truth: its number is left out
+        false = np.divide(true * (1 - column), column, out=np.zeros_like(true), where=column > 0)
+        found.append((name, np.stack([true, false, 0 * true, 1 - true, column, recall])))
+    return found
+
+
+def draw_both(
+    image: np.ndarray, record: ImageRecord, results: Any, data: DetectionData
+) -> np.ndarray:
+    """Ground truth on the left, detections above `SHOWN_SCORE` on the right.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        results: entries of a COCO results file, of any images.
+    """
+    height, width = image.shape[:2]
+    shrink = min(1.0, PICTURE_PX / max(height, width))
+    image = cv2.resize(image, (round(width * shrink), round(height * shrink)))
+    scale = np.tile(np.divide(image.shape[1::-1], (record.width, record.height)), 2)
+    own = [e for e in results if e["image_id"] == record.image_id and e["score"] >= SHOWN_SCORE]
+    boxes = np.array([entry["bbox"] for entry in own], float).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    numbers = {category: label for label, category in enumerate(data.category_ids, 1)}
+    labels = np.array([numbers[entry["category_id"]] for entry in own], int)
+    scores = np.array([entry["score"] for entry in own], float)
+    names = data.class_names
+    truth = draw_detections(image, record.boxes_px * scale, record.labels, None, names)
+    return np.hstack([truth, draw_detections(image, boxes * scale, labels, scores, names)])
