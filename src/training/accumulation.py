@@ -139,4 +139,4 @@ class _End(nn.Cell):
         report = ops.cat((losses, norm.reshape(1), sums[2:], stop_of_any.reshape(1)))
         cleared = self.map(_clear, ops.depend(self.totals.grads, report))
         cleared = (cleared, _clear_one(ops.depend(self.totals.losses, report)))
-        return ops.depend(report, cleared), self.unused_sum(stop)
+        return ops.depend(report, cleared), self.unused_sum(norm)

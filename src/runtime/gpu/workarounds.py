@@ -30,7 +30,8 @@ class UnusedSum(nn.Cell):
     With two or more AllReduce in a graph the back end puts them on a second stream and fails on the
     nodes it inserts to wait for it ("The pointer[send_actor] is null"), unless there is one whose
     result no other node takes: then all stay on one stream. Every graph with an AllReduce needs
-    one. The price: communication does not run beside computation.
+    one, of an x that is summed nowhere else in it: two equal AllReduce would become one. The price:
+    communication does not run beside computation.
     """
 
     def __init__(self, world_size: int = 1) -> None:
