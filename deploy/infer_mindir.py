@@ -32,7 +32,7 @@ def load(path):
         network = mindspore.nn.GraphCell(mindspore.load(str(path)))
     except Exception as error:  # MindSpore raises many kinds
         raise ValueError(f"{path}: cannot be loaded: {error}") from None
-    if about.get("outputs") != "boxes":
+    if not isinstance(about, dict) or about.get("outputs") != "boxes":
         raise ValueError(f"{path}: not written by export.py --outputs boxes")
     return lambda inputs: [o.asnumpy() for o in network(mindspore.Tensor(inputs))], about
 

@@ -6,6 +6,7 @@ Needs onnxruntime, numpy and opencv-python-headless, and nothing else of this pr
 import argparse
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,12 +22,16 @@ except ImportError:
 
 def load(path):
     """The network as a function of one (1, ...) input, and the file's metadata."""
+    content, entry = path.read_bytes(), re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)\Z")
+    for word in re.finditer(b"location", content):  # in an entry: the name of a file with weights
+        if entry.search(content[max(word.start() - 20, 0) : word.start()]):
+            raise ValueError(f"{path}: expected all weights inside, and some lie in other files")
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        about = json.loads(session.get_modelmeta().custom_metadata_map.get("m2det", "{}"))
     except Exception as error:  # onnxruntime has a class for each kind, without a common one
         raise ValueError(f"{path}: cannot be loaded: {error}") from None
-    about = json.loads(session.get_modelmeta().custom_metadata_map.get("m2det", "{}"))
-    if about.get("outputs") not in ("boxes", "detections"):
+    if not isinstance(about, dict) or about.get("outputs") not in ("boxes", "detections"):
         raise ValueError(f"{path}: not written by export.py --outputs boxes or detections")
     return lambda inputs: session.run(None, {"images": inputs}), about
 

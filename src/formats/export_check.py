@@ -15,7 +15,8 @@ from mindspore import nn
 from .. import nms
 from ..box_utils import decode
 from ..data.transforms import to_input
-from .exported_network import ExportedError, open_exported
+from .exported_network import open_exported
+from .metadata_check import ExportedError
 
 # Boxes in [0, 1] are compared in units of 2^-23, so that the pixel NMS adds to sizes is nothing.
 _UNIT = np.float32(1 << 23)
@@ -84,7 +85,7 @@ def compare_file(
     Raises:
         ExportedError: the file cannot be loaded.
     """
-    run, _ = open_exported(path)
+    run = open_exported(path)[0]
     return [
         compare(run(np.ascontiguousarray(inputs[:count])), [a[:count] for a in expected])
         for count in batches

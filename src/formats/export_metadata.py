@@ -12,7 +12,7 @@ from mindspore import nn
 
 from ..config import Config, to_json
 from .checkpoint import CheckpointError, Labels
-from .exported_network import EXPORT_VERSION
+from .metadata_check import EXPORT_VERSION
 
 
 @dataclass(frozen=True)

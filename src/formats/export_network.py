@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network to a file in MINDIR or ONNX, compared with the network before it counts."""
 
+import contextlib
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping
 
 import mindspore as ms
 import numpy as np
@@ -14,7 +16,7 @@ from mindspore import nn
 from ..config import Config
 from ..priors import make_priors
 from ..runtime.errors import M2DetError, one_line
-from ..runtime.files import file_sha256, replacing, write_json
+from ..runtime.files import LockedError, file_sha256, locked, replacing, write_json
 from .checkpoint import Labels
 from .export_cells import build_export_form
 from .export_check import (
@@ -32,6 +34,7 @@ from .onnx_graph import append_nms, finish
 
 # Largest difference let through, as a share of the network's largest output.
 TOLERANCE = {"MINDIR": 1e-5, "ONNX": 1e-4}
+DRAFTS = "m2det-export-"  # begins the names of temporary folders
 
 
 class ExportError(M2DetError, ValueError):
@@ -96,9 +99,8 @@ def export_network(
         expected = decoded(*expected, make_priors(config))
     form = build_export_form(network, config, request.inputs, request.outputs, request.fold)
     inputs = as_inputs(images, request.inputs, config.data.mean_bgr)
-    # Not in the output's folder: MindSpore takes few characters in paths, and closes it to others.
-    with tempfile.TemporaryDirectory(prefix="export") as folder:
-        draft = Path(folder) / f"network{request.ending}"
+    with draft_folder() as folder:
+        draft = folder / f"network{request.ending}"
         write(form, request, config.model.input_size, draft, json.dumps(metadata))
         differences = compare_file(draft, inputs, expected, batches)
         worst = max(difference.relative for difference in differences)
@@ -108,6 +110,21 @@ def export_network(
             draft = add_nms(draft, inputs, metadata)
         put_in_place(draft, output, metadata)
     return differences
+
+
+@contextlib.contextmanager
+def draft_folder() -> Iterator[Path]:
+    """A folder for files that are not finished, after removing those of exports that were killed.
+
+    Not in the output's folder: MindSpore takes few characters in paths, and closes it to others.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{DRAFTS}*"):
+        with contextlib.suppress(OSError, LockedError):
+            if left.lstat().st_uid == os.getuid() and left.is_dir() and not left.is_symlink():
+                with locked(left):
+                    shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=DRAFTS) as folder, locked(Path(folder)):
+        yield Path(folder)
 
 
 def write(form: nn.Cell, request: Request, size: int, draft: Path, metadata: str) -> None:

@@ -6,27 +6,28 @@ B batch, S input side, P priors, C classes with background 0. What a file is tra
 it (`FILE.json`, with the file's checksum) and inside it, so that either is enough.
 """
 
-import json
+import mmap
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
-from ..config import Config, ConfigError, from_json
-from ..runtime.errors import M2DetError, one_line
+from ..config import Config
+from ..runtime.errors import one_line
 from ..runtime.files import file_sha256
 from .checkpoint import Labels
+from .metadata_check import ExportedError, Shape, check_input, check_metadata, parse_json
 
 METADATA_KEY = "m2det"  # of MINDIR's user_info and ONNX's metadata_props
-EXPORT_VERSION = 1
 # What a file computes: its input in, all its outputs out.
 Run = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
-
-
-class ExportedError(M2DetError, ValueError):
-    """An exported file that is missing, damaged or foreign, or an input that does not fit it."""
+Opened = Tuple[Run, Optional[str], Shape]  # with the metadata inside, and the input's shape
+_LOCATION = b"location"
+# Before that word, the key of an entry in a protocol buffer, in whatever length it is written.
+_KEY_OF_ENTRY = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)\Z")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +55,11 @@ def load_exported(path: Union[str, Path]) -> Exported:
             onnxruntime is missing.
     """
     path = Path(path)
-    run, metadata = open_exported(path)
+    run, metadata, config = open_exported(path)
     if metadata["outputs"] not in ("boxes", "raw"):
         raise ExportedError(
             f"{path}: gives {metadata['outputs']}, which deploy/ takes; export with --outputs boxes"
         )
-    config = _config(path, metadata)
     labels = Labels(tuple(metadata["class_names"]), tuple(metadata["category_ids"]))
     return Exported(FileNetwork(run, metadata), config, labels, metadata)
 
@@ -119,8 +119,8 @@ def run_in_batches(run: Run, inputs: np.ndarray, batch_size: Optional[int]) -> T
     return tuple(np.concatenate(arrays)[: len(inputs)] for arrays in zip(*parts))
 
 
-def open_exported(path: Path) -> Tuple[Run, Dict[str, Any]]:
-    """A function that computes what the file does, and the file's metadata.
+def open_exported(path: Path) -> Tuple[Run, Dict[str, Any], Config]:
+    """A function that computes what the file does, the file's metadata, and the configuration.
 
     Raises:
         ExportedError: as `load_exported`, whatever the outputs.
@@ -130,34 +130,40 @@ def open_exported(path: Path) -> Tuple[Run, Dict[str, Any]]:
         raise ExportedError(f"{path}: the name of an exported network ends in .mindir or .onnx")
     if not path.is_file():
         raise ExportedError(f"{path}: not found")
+    beside = path.with_name(path.name + ".json")
     with ThreadPoolExecutor(1) as pool:  # a checksum of 500 MB takes half a second
-        waiting = pool.submit(_metadata_beside, path)
+        waiting = pool.submit(_metadata_beside, path, beside)
         if path.suffix == ".mindir":  # for a damaged file MindSpore's loader prints pages
             waiting.result()
-        run, inside = openers[path.suffix](path)
-        beside = waiting.result()
-    text = beside if beside is not None else inside
-    if text is None:
-        raise ExportedError(f"{path}: says nothing of its classes, and {path}.json is not there")
-    return run, _parse(path, text)
+        run, inside, shape = openers[path.suffix](path)
+        metadata = waiting.result()
+    where = beside if metadata is not None else path
+    if metadata is None:
+        if inside is None:
+            raise ExportedError(f"{path}: says nothing of its classes, and {beside} is not there")
+        metadata = parse_json(inside, where)
+    config = check_metadata(metadata, where)
+    check_input(metadata, shape, where)
+    return run, metadata, config
 
 
-def _metadata_beside(path: Path) -> Optional[str]:
-    """The text of `FILE.json` after a look whether the file is still what it was, or None."""
-    beside = path.with_name(path.name + ".json")
+def _metadata_beside(path: Path, beside: Path) -> Optional[Dict[str, Any]]:
+    """What `FILE.json` says, after a look whether the file is still what it was; or None."""
     if not beside.is_file():
         return None
     try:
         text = beside.read_text(encoding="utf-8")
-        expected = json.loads(text)["file_sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise ExportedError(f"{beside}: expected the JSON that export.py writes") from None
-    if file_sha256(path) != expected:
+    except UnicodeDecodeError:
+        raise ExportedError(f"{beside}: expected UTF-8") from None
+    metadata = parse_json(text, beside)
+    if "file_sha256" not in metadata:
+        raise ExportedError(f"{beside}: file_sha256 is missing")
+    if file_sha256(path) != metadata["file_sha256"]:
         raise ExportedError(f"{path}: damaged, or not the file {beside.name} belongs to")
-    return text
+    return metadata
 
 
-def _open_mindir(path: Path) -> Tuple[Run, Optional[str]]:
+def _open_mindir(path: Path) -> Opened:
     # The protocol buffer is looked at first: for a damaged one MindSpore's loader prints pages.
     import mindspore as ms
     from google.protobuf.message import DecodeError
@@ -171,10 +177,14 @@ def _open_mindir(path: Path) -> Tuple[Run, Optional[str]]:
         raise ExportedError(f"{path}: damaged, or no MINDIR file") from None
     if not model.graph.node or not model.graph.output:
         raise ExportedError(f"{path}: no MINDIR file, or cut off")
+    if any(parameter.HasField("external_data") for parameter in model.graph.parameter):
+        raise ExportedError(f"{path}: expected all weights inside, and some lie in other files")
     info = model.user_info  # a map, which MindSpore before 2.10 knows as a list
     notes = info if hasattr(info, "get") else {entry.key: entry.value for entry in info}
     text = notes.get(METADATA_KEY)
-    del model, info, notes
+    tensors = model.graph.input[0].tensor if model.graph.input else ()
+    shape = tuple(side if side > 0 else None for side in tensors[0].dims) if tensors else ()
+    del model, info, notes, tensors
     try:
         graph = nn.GraphCell(ms.load(str(path)))
     except Exception as error:  # MindSpore raises many kinds
@@ -183,24 +193,30 @@ def _open_mindir(path: Path) -> Tuple[Run, Optional[str]]:
     def run(inputs: np.ndarray) -> Tuple[np.ndarray, ...]:
         return tuple(output.asnumpy() for output in graph(ms.Tensor(inputs)))
 
-    return run, text
+    return run, text, shape
 
 
-def _open_onnx(path: Path) -> Tuple[Run, Optional[str]]:
+def _open_onnx(path: Path) -> Opened:
     session = onnx_session(path)
-    name = session.get_inputs()[0].name
+    first = session.get_inputs()[0]
 
     def run(inputs: np.ndarray) -> Tuple[np.ndarray, ...]:
-        return tuple(session.run(None, {name: inputs}))
+        return tuple(session.run(None, {first.name: inputs}))
 
-    return run, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError:
+        raise ExportedError(f"{path}: its metadata is not UTF-8") from None
+    shape = tuple(side if isinstance(side, int) else None for side in first.shape)
+    return run, text, shape
 
 
 def onnx_session(path: Path) -> Any:
     """An onnxruntime session on the CPU.
 
     Raises:
-        ExportedError: the package is missing, or it cannot read the file.
+        ExportedError: the package is missing, it cannot read the file, or weights lie outside it:
+            onnxruntime would read any file of this machine that the network names.
     """
     try:
         import onnxruntime
@@ -208,6 +224,8 @@ def onnx_session(path: Path) -> Any:
         raise ExportedError(
             f"{path}: needs onnxruntime; pip install -r requirements-onnx.txt"
         ) from None
+    if _has_external_data(path):
+        raise ExportedError(f"{path}: expected all weights inside, and some lie in other files")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong comes as an exception
     try:
@@ -216,33 +234,17 @@ def onnx_session(path: Path) -> Any:
         raise ExportedError(f"{path}: damaged, or no ONNX file: {one_line(error)}") from None
 
 
-_KEYS: Mapping[str, Sequence[type]] = {
-    "outputs": (str,),
-    "input": (str,),
-    "input_size": (int,),
-    "batch_size": (int, type(None)),
-    "mean_bgr": (list,),
-    "class_names": (list,),
-    "category_ids": (list,),
-    "config": (dict,),
-}
+def _has_external_data(path: Path) -> bool:
+    """Whether an ONNX file has tensors in other files, each of which has an entry "location".
 
-
-def _parse(path: Path, text: str) -> Dict[str, Any]:
-    try:
-        metadata = json.loads(text)
-        fits = all(isinstance(metadata[key], tuple(kinds)) for key, kinds in _KEYS.items())
-    except (ValueError, KeyError, TypeError):
-        fits = False
-    if not fits:
-        raise ExportedError(f"{path}: its metadata is not what export.py writes")
-    if metadata.get("version") != EXPORT_VERSION:
-        raise ExportedError(f"{path}: written by another version of export.py; export it again")
-    return metadata
-
-
-def _config(path: Path, metadata: Mapping[str, Any]) -> Config:
-    try:
-        return from_json(json.dumps(metadata["config"]))
-    except ConfigError as error:
-        raise ExportedError(f"{path}: {error}") from None
+    Found in the bytes: the onnx package, which would parse them, takes a quarter second to import.
+    """
+    if not path.stat().st_size:
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(_LOCATION)
+        while at >= 0:
+            if _KEY_OF_ENTRY.search(content[max(at - 20, 0) : at]):
+                return True
+            at = content.find(_LOCATION, at + 1)
+    return False

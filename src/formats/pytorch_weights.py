@@ -47,14 +47,14 @@ def read_pytorch(path: Path) -> Dict[str, np.ndarray]:
     for name in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
-    import torch
 
     if not isinstance(content, dict) or not content:
         raise ConversionError(f"{path}: expected a state dict, found {type(content).__name__}")
-    others = [key for key, value in content.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        found = f"{others[0]!r} of type {type(content[others[0]]).__name__}"
-        raise ConversionError(f"{path}: expected a state dict of tensors, found {found}")
+    for key, value in content.items():
+        kind = _odd_kind(value)
+        if kind:
+            found = f"{key!r:.100} of type {kind}"
+            raise ConversionError(f"{path}: expected a state dict of plain tensors, found {found}")
     try:
         plain = strip_module([str(key) for key in content])
     except ConversionError as error:
@@ -84,6 +84,22 @@ def _load(path: Path) -> Any:
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:100]
         raise ConversionError(f"{path}: damaged, or not a PyTorch file ({reason})") from None
+
+
+def _odd_kind(value: Any) -> str:
+    """What a value is that NumPy has no form for; "" for a plain tensor."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    odd = {
+        "nested tensor": value.is_nested,
+        "meta tensor, without values": value.is_meta,
+        "quantised tensor": value.is_quantized,
+        f"sparse tensor ({value.layout})": value.layout != torch.strided,
+        "complex tensor": value.is_complex(),
+    }
+    return next((name for name, found in odd.items() if found), "")
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:

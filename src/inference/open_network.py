@@ -13,7 +13,8 @@ import numpy as np
 
 from ..config import Config, ConfigError, override
 from ..formats.checkpoint import CheckpointError, Labels, load_labels, resolve_config
-from ..formats.exported_network import Exported, ExportedError, load_exported
+from ..formats.exported_network import Exported, load_exported
+from ..formats.metadata_check import ExportedError
 from .detector import ArrayDetector
 from .postprocess import Network, Outputs
 

@@ -15,7 +15,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from ..config import Config, DataConfig, to_json
+from ..config import PRESETS, Config, DataConfig, to_json
 from ..formats import imagenet_weights as imagenet
 from ..formats.checkpoint import (
     CONFIG_NAME,
@@ -98,7 +98,8 @@ def convert_to_mindspore(
         output.unlink()
         raise
     lines = [f"{source}: M2Det, {describe(config.model)}", *notes, *_report(converted, output)]
-    return [*lines, f"written: {output.parent / CONFIG_NAME}"]
+    lines.append(f"written: {output.parent / CONFIG_NAME}")
+    return [*lines, f"next: python demo.py --checkpoint_path {output} --input IMAGE"]
 
 
 def convert_to_pytorch(
@@ -166,7 +167,14 @@ def _backbone_to_mindspore(
     lines.append(f"filled: {len(converted.weights) - fresh} parameters")
     if fresh:
         lines.append(f"fresh: {fresh} parameters, conv6 and conv7, which the input does not have")
-    return [*lines, *_report(converted, output)]
+    return [*lines, *_report(converted, output), f"next: {_training(backbone, output)}"]
+
+
+def _training(backbone: str, weights: Path) -> str:
+    """The command that trains with the weights of a backbone."""
+    presets = [name for name, preset in PRESETS.items() if preset.model.backbone == backbone]
+    chosen = f"--config {presets[0]}" if presets else f"--set model.backbone={backbone}"
+    return f"python train.py --dataset_path DATASET {chosen} --pretrained_backbone {weights}"
 
 
 def _convert_backbone(state: Arrays, backbone: str) -> Tuple[Converted, int]:

@@ -7,11 +7,18 @@ import sys
 
 import mindspore as ms
 import numpy as np
+import onnx
 import pytest
 from exporting import LABELS, images_for
 
 from src.formats.export_check import network_outputs
-from src.formats.exported_network import ExportedError, load_exported, run_in_batches
+from src.formats.exported_network import (
+    METADATA_KEY,
+    load_exported,
+    onnx_session,
+    run_in_batches,
+)
+from src.formats.metadata_check import ExportedError
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -133,22 +140,75 @@ def test_the_file_alone_is_enough(case, exports, tmp_path, expected):
     assert loc.shape == expected[1][0][:1].shape
 
 
-def test_metadata_that_does_not_fit(exports, tmp_path):
-    source = exports.path("onnx raw image")
+@pytest.mark.parametrize("case", RAW)
+def test_metadata_that_does_not_fit(case, exports, tmp_path):
+    source = exports.path(case)
     path = tmp_path / source.name
     shutil.copy(source, path)
     beside = tmp_path / f"{path.name}.json"
-    good = json.loads((source.parent / beside.name).read_text())
+    good = json.loads((source.parent / beside.name).read_text(encoding="utf-8"))
     for change, reason in (
         ({"version": 99}, "another version"),
-        ({"batch_size": "many"}, "not what export.py writes"),
+        ({"batch_size": "many"}, "batch_size must be a number of images"),
+        ({"batch_size": 3}, "batch_size must be those of the network's input, anyx"),
         ({"config": {"model": {"wheels": 4}}}, "model.wheels"),
+        ({"class_names": ["a", "b", "c\u202e"]}, "class_names must be a list of printable names"),
+        ({"file_sha256": None}, "damaged, or not the file"),
     ):
         beside.write_text(json.dumps({**good, **change}))
         refused(path, reason)
+    beside.write_text(json.dumps({k: v for k, v in good.items() if k != "file_sha256"}))
+    refused(path, r"\.json: file_sha256 is missing")
     beside.write_text("{")
-    with pytest.raises(ExportedError, match="expected the JSON"):
-        load_exported(path)
+    refused(path, r"\.json: expected the JSON")
+    beside.write_bytes(json.dumps(good, ensure_ascii=False).encode("latin-1"))
+    refused(path, r"\.json: expected UTF-8")
+
+
+@pytest.mark.parametrize("place", ["initializer", "constant", "subgraph"])
+@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "secret"])
+def test_weights_outside_of_an_onnx_file(place, location, tmp_path):
+    """onnxruntime would give what is in any file of this machine."""
+    path = tmp_path / "inner" / "net.onnx"
+    path.parent.mkdir()
+    np.arange(4, dtype=np.float32).tofile(tmp_path / "secret")
+    save_with_outside(path, place, location)
+    for call in (load_exported, onnx_session):
+        with pytest.raises(ExportedError, match=r"net\.onnx: expected all weights inside"):
+            call(path)
+
+
+def test_a_class_called_location_is_no_weight_outside(tmp_path):
+    path = tmp_path / "net.onnx"
+    save_with_outside(path, "none", "")
+    assert b"location" in path.read_bytes()
+    assert onnx_session(path).get_inputs()[0].name == "x"
+
+
+def save_with_outside(path, place, location):
+    """A network that adds a tensor kept in another file to its input."""
+    helper = onnx.helper
+    floats = onnx.TensorProto.FLOAT
+    outside = helper.make_tensor("w", floats, [4], np.zeros(4, np.float32))
+    if location:
+        outside.ClearField("float_data")
+        outside.data_location = onnx.TensorProto.EXTERNAL
+        outside.external_data.add(key="location", value=location)
+    x, y, w = (helper.make_tensor_value_info(name, floats, [4]) for name in "xyw")
+    constant = helper.make_node("Constant", [], ["w"], value=outside)
+    nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
+    if place == "subgraph":
+        inner = helper.make_graph([constant], "inner", [], [w])
+        yes = helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True])
+        branch = helper.make_node("If", ["yes"], ["w"], then_branch=inner, else_branch=inner)
+        nodes = [helper.make_node("Constant", [], ["yes"], value=yes), branch, *nodes]
+    elif place == "constant":
+        nodes = [constant, *nodes]
+    inside = [outside] if place in ("initializer", "none") else []
+    graph = helper.make_graph(nodes, "g", [x], [y], inside)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, {METADATA_KEY: json.dumps({"class_names": ["location"]})})
+    path.write_bytes(model.SerializeToString())
 
 
 def test_a_foreign_network(tmp_path):

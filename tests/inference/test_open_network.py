@@ -10,7 +10,7 @@ import pytest
 import eval as evaluate
 from src.config import ConfigError
 from src.formats.checkpoint import CheckpointError
-from src.formats.exported_network import ExportedError
+from src.formats.metadata_check import ExportedError
 from src.inference.open_network import read_network_file
 from tests.datasets import coco_content, write_coco
 

@@ -125,12 +125,19 @@ def test_vgg_stages(tmp_path):
     load_weights(model.backbone, tmp_path / "vgg.ckpt", "backbone.")
 
 
-@pytest.mark.parametrize("name", ["resnet34", "se_resnext50_32x4d"])
+PRESET_FLAG = {
+    "resnet50": "--config m2det320_resnet50",
+    "se_resnext50_32x4d": "--set model.backbone=se_resnext50_32x4d",
+}
+
+
+@pytest.mark.parametrize("name", PRESET_FLAG)
 def test_classifier_is_left_out(name, tmp_path, capsys):
     state = make_backbone(name).state_dict()
     run(saved(state, tmp_path), tmp_path / "x.safetensors", "--set", f"model.backbone={name}")
     report = capsys.readouterr().out
     assert f"{name} backbone" in report
+    assert f"next: python train.py --dataset_path DATASET {PRESET_FLAG[name]} " in report
     assert "not used: 2 keys, ImageNet classifier" in report
     content = read_checkpoint(tmp_path / "x.safetensors")
     assert not [key for key in content if "fc.weight" in key or "linear" in key]

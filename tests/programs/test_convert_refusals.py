@@ -80,6 +80,14 @@ REFUSED = {
     ),
     "odd heads": (change("conf.0.weight", lambda v: v[:7]), r"found 24 and 7"),
     "not tensors": (change("epoch", 3), r"found 'epoch' of type int"),
+    "sparse": (change("Norm.bias", lambda v: v.to_sparse()), r"'Norm\.bias' of type sparse"),
+    "quantised": (
+        change("Norm.bias", lambda v: torch.quantize_per_tensor(v, 0.1, 0, torch.qint8)),
+        r"'Norm\.bias' of type quantised tensor",
+    ),
+    "meta": (change("Norm.bias", lambda v: v.to("meta")), r"'Norm\.bias' of type meta tensor"),
+    "complex": (change("Norm.bias", lambda v: v + 1j), r"'Norm\.bias' of type complex"),
+    "other names": (change("a\nb" * 999, 3), r"found 'a\\nb.* of type int"),
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from exporting import LABELS, unmatched
 from source_imports import imports_of
@@ -240,3 +241,24 @@ def test_an_error_is_one_line_and_exit_code_2(exports, tmp_path):
         assert result.returncode == 2
         assert result.stderr.startswith("error: ")
         assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/hostname"])
+def test_weights_outside_of_an_onnx_file_are_refused(location, exports, tmp_path):
+    model = onnx.load(str(exports.path("onnx boxes")))
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=location)
+    (tmp_path / "n.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="expected all weights inside"):
+        load_program("infer_onnx.py").load(tmp_path / "n.onnx")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"outputs": []}', "[" * 99_999])
+def test_odd_text_inside_of_a_file(text, exports, tmp_path):
+    model = onnx.load(str(exports.path("onnx boxes")))
+    onnx.helper.set_model_props(model, {"m2det": text})
+    (tmp_path / "n.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"n\.onnx: (cannot be loaded|not written by export)"):
+        load_program("infer_onnx.py").load(tmp_path / "n.onnx")

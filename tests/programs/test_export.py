@@ -3,7 +3,10 @@
 
 import json
 import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -17,7 +20,7 @@ from src.formats import export_network as export_file
 from src.formats.export_cells import build_export_form
 from src.formats.export_check import compare, hard_nms_of
 from src.formats.export_metadata import Request, labels_for
-from src.formats.export_network import ExportError, write
+from src.formats.export_network import ExportError, draft_folder, write
 from src.formats.onnx_graph import append_nms
 from src.model.head import MultiBoxHead
 from src.runtime.files import file_sha256
@@ -25,6 +28,7 @@ from src.runtime.files import file_sha256
 onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
 pytestmark = pytest.mark.usefixtures("device")
 
+ROOT = Path(__file__).resolve().parents[2]
 # In MindSpore Lite's list for the CPU and float32, some under names of its own (deploy/README.md)
 LITE = {
     *("Conv2D", "BiasAdd", "BatchNorm", "ReLU", "MaxPool", "ResizeNearestNeighbor", "Concat"),
@@ -249,3 +253,30 @@ def test_onnx_of_the_head_of_a_large_map(tmp_path):
     found = session.run(None, {session.get_inputs()[0].name: x})
     for own, other in zip(net(ms.Tensor(x)), found):
         np.testing.assert_allclose(other, own.asnumpy(), rtol=0, atol=1e-6)
+
+
+def test_folders_of_killed_exports_are_removed_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "m2det-export-of-nobody").mkdir()
+    (tmp_path / "m2det-export-of-nobody" / "network.onnx").write_bytes(b"half")
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "m2det-export-link").symlink_to(tmp_path / "keep")
+    code = f"""
+import tempfile, time
+from src.formats.export_network import draft_folder
+tempfile.tempdir = {str(tmp_path)!r}
+with draft_folder():
+    print("there", flush=True)
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout.readline() == b"there\n"
+        (held,) = tmp_path.glob("m2det-export-*_*/.lock")
+        with draft_folder() as own:
+            assert own.is_dir()
+            assert held.is_file()
+        process.kill()
+    with draft_folder() as own:
+        assert {path.name for path in tmp_path.iterdir()} == {"keep", "m2det-export-link", own.name}
+    assert not own.exists()
