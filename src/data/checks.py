@@ -18,7 +18,6 @@ from .records import (
     DetectionData,
     Findings,
     ImageError,
-    PackedRecords,
 )
 
 # Findings that training lives with: it repairs them, or they do no harm.
@@ -48,12 +47,6 @@ class Reach:
     @property
     def share(self) -> float:
         return self.matched / self.total if self.total else float("nan")
-
-
-def columns_of(data: DetectionData) -> Columns:
-    """The boxes of a data set as arrays."""
-    records = data.records
-    return (records if isinstance(records, PackedRecords) else PackedRecords(records)).columns()
 
 
 def boxes_cxcywh(columns: Columns) -> np.ndarray:

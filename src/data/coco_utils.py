@@ -90,7 +90,8 @@ def _load_coco(tree: Tree, split: str, findings: Findings) -> DetectionData:
     available = coco_files(tree)
     name = choose_split(split, available, tree.root)
     whole_set = next(iter(available.values()))  # the only one, where `name` is a part of it
-    return load_coco(tree, name, available.get(name, whole_set), findings)
+    relative = available.get(name, whole_set)
+    return load_coco(tree, name, relative, name not in available, findings)
 
 
 class Format(NamedTuple):

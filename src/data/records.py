@@ -50,6 +50,7 @@ class DetectionData:
         default_factory=dict
     )  # repaired or dropped annotations, by reason
     annotated: bool = True  # False for a test split without ground truth
+    truth: Optional["Truth"] = None  # what to score against, if not the boxes of the records
 
     @property
     def num_classes(self) -> int:
@@ -78,6 +79,13 @@ def require_boxes(data: DetectionData) -> None:
     raise DataError(f"{where} has no usable box to train on: {found}")
 
 
+class Truth(NamedTuple):
+    """The G boxes of `Columns` as they stand in the annotation file."""
+
+    boxes_xywh: np.ndarray  # (G, 4) float64, pixels
+    areas: np.ndarray  # (G,) float64, pixels; of the segmentation where there is one
+
+
 class Columns(NamedTuple):
     """The boxes of N images as arrays of G rows."""
 
@@ -98,24 +106,42 @@ class PackedRecords(Sequence[ImageRecord]):
 
     def __init__(self, records: Iterable[ImageRecord]) -> None:
         rows = list(records)
-        self._ids = np.array([row.image_id for row in rows], np.int64)
-        self._sizes = np.array([(row.width, row.height) for row in rows], np.int64).reshape(-1, 2)
-        self._boxes = _joined([row.boxes_px for row in rows], np.zeros((0, 4), np.float32))
-        self._labels = _joined([row.labels for row in rows], np.zeros(0, np.int32))
-        self._ignore = _joined([row.ignore for row in rows], np.zeros(0, bool))
-        self._box_ends = np.cumsum([0] + [len(row.labels) for row in rows])
+        columns = Columns(
+            np.array([(row.width, row.height) for row in rows], np.int64).reshape(-1, 2),
+            np.repeat(np.arange(len(rows)), [len(row.labels) for row in rows]),
+            _joined([row.boxes_px for row in rows], np.zeros((0, 4), np.float32)),
+            _joined([row.labels for row in rows], np.zeros(0, np.int32)),
+            _joined([row.ignore for row in rows], np.zeros(0, bool)),
+        )
+        self._fill([row.image_id for row in rows], [row.path for row in rows], columns)
+
+    @classmethod
+    def of_columns(
+        cls, image_ids: Sequence[int], paths: Sequence[str], columns: "Columns"
+    ) -> "PackedRecords":
+        """Records of N images from their ids, absolute paths and boxes, which are in the order of
+        the images.
+        """
+        made = cls.__new__(cls)
+        made._fill(image_ids, paths, columns)
+        return made
+
+    def _fill(self, image_ids: Sequence[int], paths: Sequence[str], columns: "Columns") -> None:
+        self._ids = np.array(image_ids, np.int64)
+        self._columns = columns
+        counts = np.bincount(columns.image, minlength=len(self._ids))
+        self._box_ends = np.cumsum(np.concatenate([[0], counts]))
         # surrogateescape: Linux file names are bytes and need not be UTF-8.
-        paths = [row.path.encode("utf-8", "surrogateescape") for row in rows]
-        self._paths = b"".join(paths)
-        self._path_ends = np.cumsum([0] + [len(path) for path in paths])
+        names = [path.encode("utf-8", "surrogateescape") for path in paths]
+        self._paths = b"".join(names)
+        self._path_ends = np.cumsum([0] + [len(name) for name in names])
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def columns(self) -> "Columns":
         """Everything about the boxes at once."""
-        owner = np.repeat(np.arange(len(self)), np.diff(self._box_ends))
-        return Columns(self._sizes, owner, self._boxes, self._labels, self._ignore)
+        return self._columns
 
     @overload
     def __getitem__(self, index: int) -> ImageRecord: ...
@@ -129,16 +155,22 @@ class PackedRecords(Sequence[ImageRecord]):
         index %= len(self)
         boxes = slice(self._box_ends[index], self._box_ends[index + 1])
         path = self._paths[self._path_ends[index] : self._path_ends[index + 1]]
-        width, height = self._sizes[index].tolist()
+        width, height = self._columns.sizes[index].tolist()
         return ImageRecord(
             int(self._ids[index]),
             path.decode("utf-8", "surrogateescape"),
             width,
             height,
-            self._boxes[boxes],
-            self._labels[boxes],
-            self._ignore[boxes],
+            self._columns.boxes_px[boxes],
+            self._columns.labels[boxes],
+            self._columns.ignore[boxes],
         )
+
+
+def columns_of(data: DetectionData) -> Columns:
+    """The boxes of a data set as arrays."""
+    records = data.records
+    return (records if isinstance(records, PackedRecords) else PackedRecords(records)).columns()
 
 
 def _joined(parts: List[np.ndarray], empty: np.ndarray) -> np.ndarray:

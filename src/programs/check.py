@@ -17,14 +17,13 @@ from ..data.checks import (
     boxes_cxcywh,
     check_images,
     class_counts,
-    columns_of,
     find_duplicate_boxes,
     reach_by_coco_size,
     reach_by_side,
 )
 from ..data.coco_utils import find_splits, load_data
 from ..data.dataset import usable_workers
-from ..data.records import Columns, DataError, DetectionData, Findings
+from ..data.records import Columns, DataError, DetectionData, Findings, columns_of
 from ..drawing.data_overview import draw_report, prior_shapes_px
 from ..priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 from ..runtime.errors import M2DetError, printable

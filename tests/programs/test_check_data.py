@@ -14,7 +14,7 @@ from src.box_utils import iou_matrix, xyxy_to_cxcywh
 from src.config import get_config
 from src.data import checks
 from src.data.coco_utils import load_data
-from src.data.records import Findings
+from src.data.records import Findings, columns_of
 from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 from src.programs import arguments
 from tests.datasets import (
@@ -254,7 +254,7 @@ def test_reach_is_what_trying_every_prior_gives():
 def test_reach_counts_by_size(tmp_path):
     rows = [(1, 3, [0, 0, 10, 10]), (1, 3, [0, 0, 40, 40]), (1, 3, [9, 9, 8, 8], 1)]
     data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
-    columns = checks.columns_of(data)
+    columns = columns_of(data)
     iou = np.array([0.4, 0.6, 0.9], np.float32)
     small, medium, large = checks.reach_by_coco_size(columns, iou, 0.5)
     assert (small.total, small.matched, small.share) == (1, 0, 0.0)  # the crowd does not count
@@ -269,7 +269,7 @@ def test_duplicate_boxes_are_those_of_the_same_image_and_class(tmp_path):
     rows = [(1, 3, [1, 1, 5, 5])] * 3 + [(1, 7, [1, 1, 5, 5]), (2, 3, [1, 1, 5, 5])]
     data = load_data(write_coco(tmp_path, coco_content(["a.jpg", "b.jpg"], rows)), "train")
     findings = Findings(collect=True)
-    checks.find_duplicate_boxes(data, checks.columns_of(data), findings)
+    checks.find_duplicate_boxes(data, columns_of(data), findings)
     assert findings.counts == Counter({"duplicate boxes": 2})
 
 

@@ -3,31 +3,26 @@
 
 import os
 import posixpath
-from collections import defaultdict
-from typing import (
-    Any,
-    Container,
-    Dict,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
 
 from ..images import image_header
 from ..records import (
+    MIN_SIDE,
+    Columns,
     DetectionData,
     Findings,
     ImageError,
-    ImageRecord,
     PackedRecords,
-    make_record,
+    Truth,
+    columns_of,
 )
-from .coco_json import brief, entries_of, raw_boxes, read_json, whole
+from .coco_cache import read_cached
+from .coco_file import BoxTable, CocoFile, ImageEntry
+from .coco_json import brief, whole
 from .layout import (
     Tree,
-    coco_files,
     held_out,
     image_folders,
     mindrecord_place,
@@ -36,58 +31,116 @@ from .layout import (
 )
 
 
-def load_coco(tree: Tree, split: str, relative: str, findings: Findings) -> DetectionData:
+def load_coco(
+    tree: Tree, split: str, relative: str, undivided: bool, findings: Findings
+) -> DetectionData:
+    """The split that the file at `relative` annotates, or its part of an `undivided` data set.
+
+    Raises:
+        DataError: a file or image that is missing or makes no sense.
+    """
     path = tree.path(relative)
-    content = read_json(path)
-    categories = _categories(content, path, findings)
+    file = read_cached(path, findings)
+    categories = _categories(file, path, findings)
     ids = tuple(sorted(categories))
-    images = _images(content, path, findings)
+    images = _images(file, path, findings)
     chosen = images
-    if split not in coco_files(tree):
+    if undivided:
         chosen = {key: images[key] for i, key in enumerate(sorted(images)) if held_out(split, i)}
-    packed = "mindrecord" in content
-    places = _locate(chosen, tree, split, relative, packed, findings)
-    records = _records(content, places, images, ids, findings)
+    places = _locate(chosen, tree, split, relative, file.packed, findings)
+    records, truth = _records(file.boxes, places, images, ids, findings)
     return DetectionData(
-        PackedRecords(records),
+        records,
         tuple(categories[key] for key in ids),
         ids,
         split,
         path,
         "coco",
         dict(findings.counts),
-        "annotations" in content,
+        file.annotated,
+        truth,
     )
 
 
+Place = Tuple[str, int, int]  # absolute path, width, height
+
+
 def _records(
-    content: Mapping[str, Any],
-    places: Mapping[int, Tuple[str, int, int]],
-    known: Container[int],
+    boxes: BoxTable,
+    places: Mapping[int, Place],
+    known: Mapping[int, Any],
     category_ids: Sequence[int],
     findings: Findings,
-) -> List[ImageRecord]:
-    label_of = {category: label for label, category in enumerate(category_ids, 1)}
-    boxes: Dict[int, List] = defaultdict(list)
-    for raw in raw_boxes(content, findings, label_of):
-        if raw.image_id in places:
-            file_path, width, height = places[raw.image_id]
-            x, y, w, h = raw.bbox_xywh
-            box = findings.clip((x, y, x + w, y + h), (width, height), file_path)
-            if box:
-                boxes[raw.image_id].append((box, label_of[raw.category_id], raw.crowd))
-        elif raw.image_id not in known:
-            findings.note("boxes of unknown images", f"image_id {raw.image_id}")
-    return [
-        make_record(key, file_path, (width, height), boxes.get(key, ()))
-        for key, (file_path, width, height) in places.items()
-    ]
+) -> Tuple[PackedRecords, Truth]:
+    """The usable boxes of each place, clipped; and the same as they stand in the file."""
+    paths = [place[0] for place in places.values()]
+    sizes = np.array([place[1:] for place in places.values()], np.int64).reshape(-1, 2)
+    labels, listed = _index(boxes.category_ids, list(category_ids))
+    for key in boxes.category_ids[~listed].tolist():
+        findings.note("boxes of unknown categories", f"category_id {key}")
+    owner, there = _index(boxes.image_ids, list(places))
+    for key in boxes.image_ids[listed & ~there].tolist():
+        if key not in known:
+            findings.note("boxes of unknown images", f"image_id {key}")
+    rows = np.flatnonzero(listed & there)
+    rows = rows[np.argsort(owner[rows], kind="stable")]
+    clipped, truth, usable = _clipped(boxes.boxes_xywh[rows], sizes, owner[rows], paths, findings)
+    rows, clipped, truth = rows[usable], clipped[usable], truth[usable]
+    records = PackedRecords.of_columns(
+        list(places),
+        paths,
+        Columns(
+            sizes,
+            owner[rows],
+            clipped.astype(np.float32),
+            (labels[rows] + 1).astype(np.int32),
+            boxes.crowd[rows],
+        ),
+    )
+    return records, Truth(truth, boxes.areas[rows])
 
 
-def _categories(content: Mapping[str, Any], path: str, findings: Findings) -> Dict[int, str]:
+def _index(values: np.ndarray, keys: Sequence[int]) -> Tuple[np.ndarray, np.ndarray]:
+    """The place of each value among `keys`, and whether it is there."""
+    if not keys:
+        return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    order = np.argsort(keys)
+    ranked = np.asarray(keys, np.int64)[order]
+    place = np.searchsorted(ranked, values).clip(max=len(keys) - 1)
+    return order[place], ranked[place] == values
+
+
+def _clipped(
+    xywh: np.ndarray,
+    sizes: np.ndarray,
+    owner: np.ndarray,
+    paths: Sequence[str],
+    findings: Findings,
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N, 4) corners within the images, (N, 4) xywh to score against, and which are usable.
+
+    A box is scored as it stands in the file, unless it reaches more than a pixel out of its image.
+    """
+    truth = xywh.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        inside = (xywh[:, :2] >= 0) & (xyxy[:, 2:] <= sizes[owner])
+        usable = (inside & (xyxy[:, 2:] - xyxy[:, :2] >= MIN_SIDE)).all(axis=1)
+    for row in np.flatnonzero(~usable).tolist():  # these are few
+        image, raw = int(owner[row]), xyxy[row].copy()
+        width, height = sizes[image].tolist()
+        box = findings.clip(raw.tolist(), (width, height), paths[image])
+        if box:
+            xyxy[row], usable[row] = box, True
+            if np.abs(xyxy[row] - raw).max() > 1:
+                truth[row] = *box[:2], box[2] - box[0], box[3] - box[1]
+    return xyxy, truth, usable
+
+
+def _categories(file: CocoFile, path: str, findings: Findings) -> Dict[int, str]:
     """Name by category id."""
     names: Dict[int, str] = {}
-    for entry in entries_of(content, "categories", path):
+    for entry in file.categories:
         entry = entry if isinstance(entry, dict) else {}
         key, name = whole(entry.get("id")), entry.get("name")
         if key is None or not isinstance(name, str) or not name.isprintable() or not name:
@@ -100,11 +153,11 @@ def _categories(content: Mapping[str, Any], path: str, findings: Findings) -> Di
             )
         else:
             names[key] = name
-    return _without_twins(names, content, path, findings)
+    return _without_twins(names, file.boxes, path, findings)
 
 
 def _without_twins(
-    names: Dict[int, str], content: Mapping[str, Any], path: str, findings: Findings
+    names: Dict[int, str], boxes: BoxTable, path: str, findings: Findings
 ) -> Dict[int, str]:
     """`names` without the categories that repeat another's name and have no box.
 
@@ -112,9 +165,7 @@ def _without_twins(
     """
     if len(set(names.values())) == len(names):
         return names
-    entries = content.get("annotations")
-    rows = [row for row in entries if isinstance(row, dict)] if isinstance(entries, list) else []
-    used = {whole(row.get("category_id")) for row in rows}
+    used = set(np.unique(boxes.category_ids).tolist())
     kept: Dict[str, int] = {}
     for key in sorted(names, key=lambda key: (key in used, key), reverse=True):
         other = kept.setdefault(names[key], key)
@@ -126,25 +177,20 @@ def _without_twins(
     return {key: name for name, key in sorted(kept.items(), key=lambda item: item[1])}
 
 
-def _images(
-    content: Mapping[str, Any], path: str, findings: Findings
-) -> Dict[int, Mapping[str, Any]]:
+def _images(file: CocoFile, path: str, findings: Findings) -> Dict[int, ImageEntry]:
     """Entry by image id."""
-    images: Dict[int, Mapping[str, Any]] = {}
-    for entry in entries_of(content, "images", path):
-        entry = entry if isinstance(entry, dict) else {}
-        key, name = whole(entry.get("id")), entry.get("file_name")
-        if key is None or not isinstance(name, str):
-            findings.refuse(
-                "bad images", f"{path}: expected id and file_name in image {brief(entry)}"
-            )
-        elif key in images and images[key]["file_name"] == name:
+    images: Dict[int, ImageEntry] = {}
+    for entry in file.images:
+        if not isinstance(entry, ImageEntry):
+            message = f"{path}: expected id and file_name in image {brief(entry)}"
+            findings.refuse("bad images", message)
+            continue
+        key, name = entry.id, entry.file_name
+        if key in images and images[key].file_name == name:
             findings.note("repeated images", name)
         elif key in images:
-            findings.refuse(
-                "bad images",
-                f"{path}: image id {key} is both {images[key]['file_name']} and {name}",
-            )
+            both = f"{images[key].file_name} and {name}"
+            findings.refuse("bad images", f"{path}: image id {key} is both {both}")
         elif unsafe_name(name):
             findings.refuse("unsafe paths", f"{path}: file_name {name!r} {unsafe_name(name)}")
         else:
@@ -153,38 +199,42 @@ def _images(
 
 
 def _locate(
-    images: Mapping[int, Mapping[str, Any]],
+    images: Mapping[int, ImageEntry],
     tree: Tree,
     split: str,
     relative: str,
     packed: bool,
     findings: Findings,
-) -> Dict[int, Tuple[str, int, int]]:
-    """Absolute path, width and height by image id, for the images that are there."""
+) -> Dict[int, Place]:
+    """The images that are there, by id."""
     folders = image_folders(tree, split, posixpath.dirname(relative))
-    found: Dict[int, Tuple[str, int, int]] = {}
+    listed_in = tree.path(relative)
+    found: Dict[int, Place] = {}
     missing = []
     for key, entry in images.items():
-        name = entry["file_name"].replace("\\", "/")
+        name = entry.file_name.replace("\\", "/")
         if packed:
-            place = mindrecord_place(tree, split, whole(entry.get("row")))
+            place = mindrecord_place(tree, split, whole(entry.row))
         else:
             place = tree.find(posixpath.normpath(name), folders)
         if place is None:
             missing.append(posixpath.join(folders[0], name))
             continue
-        size = _size(entry, tree.path(place), tree.path(relative), findings)
+        path = tree.path(place)
+        size = _size(entry, path, listed_in, findings)
         if size:
-            found[key] = (tree.path(place), *size)
-    report_missing(tree, missing, len(images), tree.path(relative), findings)
+            found[key] = (path, *size)
+    report_missing(tree, missing, len(images), listed_in, findings)
     return found
 
 
 def _size(
-    entry: Mapping[str, Any], path: str, listed_in: str, findings: Findings
+    entry: ImageEntry, path: str, listed_in: str, findings: Findings
 ) -> Optional[Tuple[int, int]]:
     """(width, height) as annotated, or from the file where the annotation leaves it out."""
-    sides = [entry.get("width"), entry.get("height")]
+    sides = [entry.width, entry.height]
+    if type(sides[0]) is int is type(sides[1]) and min(sides) > 0 and max(sides) < 10**6:
+        return sides[0], sides[1]  # as nearly always
     if sides[0] in (None, 0) or sides[1] in (None, 0):
         try:
             header = image_header(path)
@@ -203,8 +253,8 @@ def _size(
 def ground_truth(data: DetectionData) -> Dict[str, Any]:
     """`data` as the contents of a COCO annotation file.
 
-    For COCO data boxes and areas are read again from the file: areas are those of the
-    segmentations, and float32 or clipped boxes would move the score in its last digits.
+    Boxes and areas of COCO data are those of the file: areas are of the segmentations, and float32
+    or clipped boxes would move the score in its last digits.
     """
     images = [
         {"id": row.image_id, "width": row.width, "height": row.height} for row in data.records
@@ -212,57 +262,28 @@ def ground_truth(data: DetectionData) -> Dict[str, Any]:
     categories = [
         {"id": key, "name": name} for key, name in zip(data.category_ids, data.class_names)
     ]
-    boxes = _coco_truth(data) if data.style == "coco" else _record_truth(data)
-    return {"images": images, "categories": categories, "annotations": boxes}
-
-
-def _record_truth(data: DetectionData) -> List[Dict[str, Any]]:
-    rows: List[Dict[str, Any]] = []
-    for record in data.records:
-        for box, label, ignore in zip(record.boxes_px.tolist(), record.labels, record.ignore):
-            xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-            rows.append(
-                {
-                    "image_id": record.image_id,
-                    "category_id": data.category_ids[int(label) - 1],
-                    "bbox": xywh,
-                    "area": xywh[2] * xywh[3],
-                    "iscrowd": int(ignore),
-                    "id": len(rows) + 1,
-                }
-            )
-    return rows
-
-
-def _coco_truth(data: DetectionData) -> List[Dict[str, Any]]:
-    sizes = {record.image_id: (record.width, record.height) for record in data.records}
-    findings = Findings()
-    rows: List[Dict[str, Any]] = []
-    for raw in raw_boxes(read_json(data.annotation_path), findings, set(data.category_ids)):
-        if raw.image_id not in sizes:
-            continue
-        x, y, w, h = raw.bbox_xywh
-        clipped = findings.clip((x, y, x + w, y + h), sizes[raw.image_id], "")
-        if clipped:
-            rows.append(
-                {
-                    "image_id": raw.image_id,
-                    "category_id": raw.category_id,
-                    "bbox": _within_a_pixel(raw.bbox_xywh, clipped),
-                    "area": raw.area,
-                    "iscrowd": int(raw.crowd),
-                    "id": len(rows) + 1,
-                }
-            )
-    return rows
-
-
-def _within_a_pixel(
-    raw_xywh: Tuple[float, float, float, float], clipped_xyxy: Tuple[float, float, float, float]
-) -> List[float]:
-    """The box as it stands in the file, or clipped where it reaches further out of the image."""
-    x, y, w, h = raw_xywh
-    left, top, right, bottom = clipped_xyxy
-    if max(left - x, top - y, x + w - right, y + h - bottom) <= 1:
-        return [x, y, w, h]
-    return [left, top, right - left, bottom - top]
+    columns = columns_of(data)
+    if data.truth is None:
+        sides = columns.boxes_px[:, 2:].astype(np.float64) - columns.boxes_px[:, :2]
+        boxes, areas = np.hstack([columns.boxes_px[:, :2], sides]), sides.prod(axis=1)
+    else:
+        boxes, areas = data.truth.boxes_xywh, data.truth.areas
+    rows = zip(
+        columns.image.tolist(),
+        columns.labels.tolist(),
+        boxes.tolist(),
+        areas.tolist(),
+        columns.ignore.tolist(),
+    )
+    annotations = [
+        {
+            "image_id": images[image]["id"],
+            "category_id": data.category_ids[label - 1],
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(ignore),
+            "id": number,
+        }
+        for number, (image, label, box, area, ignore) in enumerate(rows, 1)
+    ]
+    return {"images": images, "categories": categories, "annotations": annotations}

@@ -5,19 +5,9 @@ sure.
 
 import json
 import math
-from typing import Any, Container, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ..records import DataError, Findings
-
-
-class RawBox(NamedTuple):
-    """One annotation as it stands in the file, checked for type but not clipped."""
-
-    image_id: int
-    category_id: int
-    bbox_xywh: Tuple[float, float, float, float]  # pixels
-    area: float  # pixels; the segmentation's where the file gives one
-    crowd: bool
+from ..records import DataError
 
 
 def read_json(path: str) -> Dict[str, Any]:
@@ -26,13 +16,32 @@ def read_json(path: str) -> Dict[str, Any]:
     Raises:
         DataError: unreadable, not JSON, or not an object.
     """
+    return parse_json(read(path), path)
+
+
+def read(path: str) -> bytes:
+    """The contents of a file.
+
+    Raises:
+        DataError: unreadable.
+    """
     try:
         with open(path, "rb") as file:
-            content = json.loads(file.read())
+            return file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def parse_json(data: bytes, path: str) -> Dict[str, Any]:
+    """The JSON object in `data`, the contents of `path`.
+
+    Raises:
+        DataError: not JSON, or not an object.
+    """
+    try:
+        content = json.loads(data)
     except RecursionError:
-        raise DataError(f"{path}: not a COCO annotation file (nested too deeply)") from None
+        raise DataError(f"{path}: not an annotation file (nested too deeply)") from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({str(error)[:80]})") from None
     if not isinstance(content, dict):
@@ -45,39 +54,6 @@ def entries_of(content: Mapping[str, Any], key: str, path: str) -> List[Any]:
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: expected a list of {key} under {key!r}, found {brief(entries)}")
     return entries
-
-
-def raw_boxes(
-    content: Mapping[str, Any], findings: Findings, categories: Container[int]
-) -> Iterator[RawBox]:
-    """The annotations of a COCO file that have the right types and a known category."""
-    entries = content.get("annotations", [])
-    if not isinstance(entries, list):
-        findings.refuse(
-            "malformed annotations", f"expected a list under 'annotations', found {brief(entries)}"
-        )
-        return
-    for entry in entries:
-        if not isinstance(entry, dict):
-            findings.note("malformed annotations", brief(entry))
-            continue
-        image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
-        box = numbers(entry.get("bbox"))
-        if box is None and entry.get("bbox") in (None, []):
-            box = around_polygons(entry.get("segmentation"))
-            if box:
-                findings.note("boxes made of polygons", f"annotation {brief(entry.get('id'))}")
-        if image is None or box is None:
-            findings.note("malformed annotations", f"annotation {brief(entry.get('id'))}")
-        elif category not in categories or category is None:
-            findings.note(
-                "boxes of unknown categories", f"category_id {brief(entry.get('category_id'))}"
-            )
-        else:
-            area = entry.get("area")
-            if not isinstance(area, (int, float)) or not 0 < area < 1e15:
-                area = box[2] * box[3]
-            yield RawBox(image, category, box, float(area), flag(entry.get("iscrowd")))
 
 
 def flag(value: Any) -> bool:

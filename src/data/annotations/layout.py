@@ -59,16 +59,16 @@ class Tree:
         return found or (self._find(unquote(name), folders) if "%" in name else None)
 
     def _find(self, name: str, folders: Sequence[str]) -> Optional[str]:
-        head, tail = posixpath.split(name)
+        head, _, tail = name.rpartition("/")
         for folder in folders:
-            parent = posixpath.join(folder, head) if folder and head else folder or head
+            parent = f"{folder}/{head}" if folder and head else folder or head
             if tail in self.files.get(parent, ()):
-                return posixpath.join(parent, tail)
+                return f"{parent}/{tail}" if parent else tail
         return None
 
     def path(self, relative: str) -> str:
         """The absolute path of a relative one."""
-        return os.path.join(self.root, *relative.split("/")) if relative else self.root
+        return os.path.join(self.root, relative) if relative else self.root
 
     def link_to(self, path: str) -> str:
         """The refused link that `path` most likely goes through."""
@@ -102,21 +102,23 @@ def scan(root: Union[str, os.PathLike], allow_links: bool = False) -> Tree:
         try:
             with os.scandir(tree.path(folder)) as entries:
                 for entry in entries:
-                    relative = posixpath.join(folder, entry.name) if folder else entry.name
                     if entry.name[0] == ".":  # hidden, or what macOS leaves in archives
                         continue
                     if entry.is_symlink() and not allow_links and not _inside(entry.path, real):
-                        tree.outside[relative] = os.path.realpath(entry.path)
+                        link = posixpath.join(folder, entry.name)
+                        tree.outside[link] = os.path.realpath(entry.path)
                     elif entry.is_file():
                         names.add(entry.name)
-                    elif (
-                        entry.is_dir() and relative.count("/") < MAX_DEPTH and entry.name[0] != "."
-                    ):
-                        pending.append(relative)
+                    elif entry.is_dir() and _depth(folder) < MAX_DEPTH:
+                        pending.append(posixpath.join(folder, entry.name))
         except OSError as error:
             raise DataError(f"{tree.path(folder)}: cannot be listed ({error.strerror})") from None
         tree.files[folder] = names
     return tree
+
+
+def _depth(folder: str) -> int:
+    return folder.count("/") + bool(folder)
 
 
 def _no_folder(path: str) -> str:

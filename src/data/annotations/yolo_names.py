@@ -42,8 +42,11 @@ def read_yaml(tree: Tree) -> Mapping[str, Any]:
     path = tree.path(relative)
     try:
         with open(path, "rb") as file:
-            # All values as texts: YAML takes a class called "no" or 007 for something else.
-            content = yaml.load(file.read(MAX_YAML_BYTES), yaml.BaseLoader)
+            text = file.read(MAX_YAML_BYTES + 1)
+        if len(text) > MAX_YAML_BYTES:
+            raise ValueError(f"larger than {MAX_YAML_BYTES} bytes")
+        # All values as texts: YAML takes a class called "no" or 007 for something else.
+        content = yaml.load(text, yaml.BaseLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path}: not YAML ({reason})") from None

@@ -66,13 +66,16 @@ class Store:
 
     Args:
         folder: made if it is not there, for this user alone.
+        ending: of the names of the entries' files.
 
     Raises:
         CacheError: it cannot be written, or its disk is nearly full.
     """
 
-    def __init__(self, folder: Path, least_free_bytes: int = LEAST_FREE_BYTES) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, least_free_bytes: int = LEAST_FREE_BYTES, ending: str = ENDING
+    ) -> None:
+        self.folder, self.ending = folder, ending
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryFile(dir=folder):
@@ -85,7 +88,7 @@ class Store:
 
     def path(self, key: str) -> Path:
         """The file of an entry, there or not."""
-        return self.folder / f"{key}{ENDING}"
+        return self.folder / f"{key}{self.ending}"
 
     def get(self, key: str) -> Optional[Dict[str, bytes]]:
         """The files of an entry by name; None if there is none, or a damaged one (then removed)."""
