@@ -28,8 +28,11 @@ PEER, FIRST, LATER = "pycocotools", "first", "later"
 IMAGES, BOXES = 118_287, 860_001  # of train2017
 SPLIT = "train2017"
 CHUNK = 2000  # annotations written at once
-HEADER = "| side | seconds | to pycocotools | peak MB | to pycocotools |\n|---|---|---|---|---|"
-Figures = Tuple[float, float]  # seconds, MB
+HEADER = (
+    "| side | seconds | to pycocotools | CPU s | to pycocotools | peak MB | to pycocotools |\n"
+    "|---|---|---|---|---|---|---|"
+)
+Figures = Tuple[float, float, float]  # seconds, seconds of CPU, MB
 
 
 def write_data_set(folder: Path, images: int, boxes: int) -> Path:
@@ -80,20 +83,20 @@ def _chunks(images: int, boxes: int) -> Iterator[List[dict]]:
         ]
 
 
-def read_once(side: str, path: Path) -> Tuple[float, int]:
-    """Seconds that `side` takes in this process, and the number of boxes it has then."""
+def read_once(side: str, path: Path) -> Tuple[float, float, int]:
+    """Seconds and CPU seconds of `side` in this process, and the number of boxes it has then."""
     if side == PEER:
         from pycocotools.coco import COCO
 
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         count = len(COCO(str(path)).anns)
     else:
         from src.data.coco_utils import load_data
         from src.data.records import columns_of
 
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         count = len(columns_of(load_data(path.parents[1], SPLIT)).labels)
-    return time.perf_counter() - began, count
+    return time.perf_counter() - began, time.process_time() - used, count
 
 
 def start(side: str, path: Path, cache: Path, boxes: int) -> Figures:
@@ -110,9 +113,9 @@ def start(side: str, path: Path, cache: Path, boxes: int) -> Figures:
         text=True,
     )
     words = done.stdout.split("figures")[-1].split()
-    if done.returncode or len(words) != 3 or int(words[2]) != boxes:
+    if done.returncode or len(words) != 4 or int(words[3]) != boxes:
         raise RuntimeError(f"{side}: {(done.stderr or done.stdout).strip()[-500:]}")
-    return float(words[0]), float(words[1])
+    return float(words[0]), float(words[1]), float(words[2])
 
 
 def measure(path: Path, boxes: int, rounds: int) -> Dict[str, List[Figures]]:
@@ -130,7 +133,7 @@ def rows_of(found: Dict[str, List[Figures]]) -> List[str]:
     lines = []
     for side, figures in found.items():
         cells = [side if side == PEER else f"load_data, {side}"]
-        for column in (0, 1):
+        for column in range(3):
             values = [row[column] for row in figures]
             ratios = [row[column] / peer[column] for row, peer in zip(figures, found[PEER])]
             cells += [f"{statistics.median(values):.1f}", f"{statistics.median(ratios):.2f}"]
@@ -150,9 +153,9 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_arguments(argv)
     if args.child:
-        seconds, count = read_once(args.child[0], Path(args.child[1]))
+        seconds, cpu, count = read_once(args.child[0], Path(args.child[1]))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"figures {seconds} {peak} {count}")
+        print(f"figures {seconds} {cpu} {peak} {count}")
         return
     with tempfile.TemporaryDirectory() as folder:
         path = write_data_set(Path(folder), args.images, args.boxes)

@@ -16,6 +16,8 @@ def test_the_table_of_a_small_data_set(capsys):
 
 
 def test_ratios_are_of_each_round():
-    found = {"pycocotools": [(10, 100), (20, 100), (30, 100)]}
-    found["first"] = [(5, 50), (20, 50), (3, 25)]
-    assert annotations.rows_of(found)[1] == "| load_data, first | 5.0 | 0.50 | 50.0 | 0.50 |"
+    found = {"pycocotools": [(10, 8, 100), (20, 8, 100), (30, 8, 100)]}
+    found["first"] = [(5, 2, 50), (20, 4, 50), (3, 6, 25)]
+    assert annotations.rows_of(found)[1] == (
+        "| load_data, first | 5.0 | 0.50 | 4.0 | 0.50 | 50.0 | 0.50 |"
+    )
