@@ -278,7 +278,9 @@ def test_damaged_bytes_of_other_formats(tmp_path, trainer, path, text):
     assert outcomes.count("refused") > 10
 
 
-@pytest.mark.parametrize("text", ["names: &a [*a]\ntrain: *a\n", "names: " + "[" * 2_000])
+@pytest.mark.parametrize(
+    "text", ["names: &a [*a]\ntrain: *a\n", "names: " + "[" * 100_000, "names: " + "- " * 100_000]
+)
 def test_yaml_bombs(tmp_path, trainer, text):
     write_image(tmp_path / "images" / "a.jpg")
     write_texts(tmp_path, {"data.yaml": text})

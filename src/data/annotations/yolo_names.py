@@ -12,6 +12,7 @@ from .layout import Tree
 from .named_boxes import usable_name
 
 MAX_YAML_BYTES = 1 << 20
+MAX_BRACKETS = 1000  # PyYAML's time grows by the square of their depth
 _NAMES = ("classes.txt", "obj.names", "predefined_classes.txt")
 _HAS_NAMES = re.compile(r"""(^|[{,])\s*["']?names["']?\s*:""", re.MULTILINE)
 
@@ -43,8 +44,8 @@ def read_yaml(tree: Tree) -> Mapping[str, Any]:
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_YAML_BYTES + 1)
-        if len(text) > MAX_YAML_BYTES:
-            raise ValueError(f"larger than {MAX_YAML_BYTES} bytes")
+        if len(text) > MAX_YAML_BYTES or text.count(b"[") + text.count(b"{") > MAX_BRACKETS:
+            raise ValueError("too large or too deeply nested")
         # All values as texts: YAML takes a class called "no" or 007 for something else.
         content = yaml.load(text, yaml.BaseLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
