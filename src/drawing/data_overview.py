@@ -9,13 +9,17 @@ import numpy as np
 from ..data.images import read_image
 from ..data.records import DetectionData, ImageError
 from ..data.sample_stream import training_boxes
-from .detections import colour_of
+from .detections import draw_detections
+from .text import drawable, text_size, write_text
 
 PANEL = 640  # side of the two upper panels, pixels
-COLUMNS, ROWS = 6, 3  # of the contact sheet
+COLUMNS, ROWS = 4, 3  # of the contact sheet, at most
+GAP = 8  # around each of its images
 MARGIN = 60
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+NAME_PX = 190  # for names of classes, left of the bars
+_FONT_PX, _TITLE_PX = 13, 18
 _INK, _GREY, _BLUE, _RED = (40, 40, 40), (200, 200, 200), (190, 120, 40), (40, 40, 200)
+_PAPER, _GROUND = (255, 255, 255), (235, 235, 235)
 
 
 def draw_report(
@@ -41,22 +45,23 @@ def draw_report(
 def draw_scatter(sides_px: np.ndarray, priors_px: np.ndarray, input_size: int) -> np.ndarray:
     """Width against height on logarithmic axes from one pixel to the input size."""
     panel = _panel(f"box sizes at {input_size} px: boxes blue, priors red")
-    span = np.log2(max(input_size, 2))
+    powers = int(np.ceil(np.log2(max(input_size, 2))))  # whole steps make an even grid
+    inner = PANEL - 2 * MARGIN
 
     def place(sides: np.ndarray) -> np.ndarray:
-        share = np.log2(np.clip(sides, 1, input_size)) / span
-        inner = PANEL - 2 * MARGIN
+        share = np.log2(np.clip(sides, 1, 2**powers)) / powers
         x, y = MARGIN + share[:, 0] * inner, PANEL - MARGIN - share[:, 1] * inner
         return np.column_stack([x, y]).round().astype(int)
 
-    for power in range(0, int(span) + 1):
-        (x, y) = place(np.array([[2.0**power] * 2]))[0]
+    for power in range(powers + 1):
+        ((x, y),) = place(np.array([[2.0**power] * 2])).tolist()
         cv2.line(panel, (x, MARGIN), (x, PANEL - MARGIN), _GREY, 1)
         cv2.line(panel, (MARGIN, y), (PANEL - MARGIN, y), _GREY, 1)
-        _write(panel, str(2**power), (x - 8, PANEL - MARGIN + 18), 0.4)
-        _write(panel, str(2**power), (MARGIN - 34, y + 4), 0.4)
-    _write(panel, "width, px", (PANEL // 2 - 30, PANEL - 18), 0.45)
-    _write(panel, "height", (4, MARGIN - 12), 0.45)
+        wide, tall = text_size(str(2**power), _FONT_PX)
+        _write(panel, str(2**power), (x - wide // 2, PANEL - MARGIN + 4))
+        _write(panel, str(2**power), (MARGIN - 6 - wide, y - tall // 2))
+    _write(panel, "width, px", (PANEL // 2 - 30, PANEL - MARGIN + 26))
+    _write(panel, "height, px", (6, MARGIN - 24))
     step = max(1, len(sides_px) // 50_000)
     for x, y in place(sides_px[::step]):
         panel[y : y + 2, x : x + 2] = _BLUE
@@ -75,63 +80,70 @@ def draw_histogram(counts: Dict[str, int], most: int = 24) -> np.ndarray:
     pitch = (PANEL - 2 * MARGIN) // max(len(shown), 8)
     for i, (name, count) in enumerate(shown):
         top = MARGIN + i * pitch
-        right = 200 + int((PANEL - 300) * count / peak)
-        cv2.rectangle(panel, (200, top), (right, top + pitch - 5), _BLUE, cv2.FILLED)
-        _write(panel, _plain(name)[:22], (10, top + pitch // 2 + 2), 0.42)
-        _write(panel, str(count), (right + 6, top + pitch // 2 + 2), 0.42)
+        right = NAME_PX + 10 + int((PANEL - NAME_PX - 100) * count / peak)
+        cv2.rectangle(panel, (NAME_PX + 10, top), (right, top + pitch - 5), _BLUE, cv2.FILLED)
+        text = _fitting(drawable(name, f"class of {count} boxes"), NAME_PX - 10)
+        wide, tall = text_size(text, _FONT_PX)
+        middle = top + (pitch - 5 - tall) // 2
+        _write(panel, text, (NAME_PX - wide, middle))
+        _write(panel, str(count), (right + 6, middle))
     return panel
 
 
 def draw_sheet(data: DetectionData, width: int) -> np.ndarray:
     """Images from the whole length of the data set with the boxes that training uses."""
-    side = width // COLUMNS
-    count = len(data.records)
-    wanted = np.linspace(0, count - 1, min(COLUMNS * ROWS, count)).astype(int)
-    tiles = [_tile(data, int(i), side) for i in wanted]
-    blank = np.full((side, side, 3), 255, np.uint8)
-    tiles += [blank] * (COLUMNS * ROWS - len(tiles))
-    rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, COLUMNS * ROWS, COLUMNS)]
-    sheet = np.vstack(rows)
-    spare = width - sheet.shape[1]
-    return cv2.copyMakeBorder(sheet, 0, 0, 0, spare, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    count = min(COLUMNS * ROWS, len(data.records))
+    columns = min(COLUMNS, max(count, 1))
+    side = width // columns if columns > 1 else width // 2
+    wanted = np.linspace(0, len(data.records) - 1, count).astype(int).tolist()
+    sheet = np.full((-(-count // columns) * side, width, 3), _PAPER, np.uint8)
+    for number, index in enumerate(wanted):
+        row, column = divmod(number, columns)
+        sheet[row * side : (row + 1) * side, column * side : (column + 1) * side] = _tile(
+            data, index, side
+        )
+    return sheet
 
 
 def _tile(data: DetectionData, index: int, side: int) -> np.ndarray:
-    tile = np.full((side, side, 3), 255, np.uint8)
+    """(side, side, 3) uint8: one image with boxes and names in the middle of a square."""
+    tile = np.full((side, side, 3), _PAPER, np.uint8)
+    inner = tile[GAP // 2 : side - GAP // 2, GAP // 2 : side - GAP // 2]
+    inner[:] = _GROUND
     record = data.records[index]
     try:
         image = read_image(record.path, (record.width, record.height))
     except ImageError:
-        _write(tile, "unreadable", (10, side // 2), 0.5)
+        _write(tile, "unreadable", (GAP, side // 2))
         return tile
     height, width = image.shape[:2]
-    scale = (side - 6) / max(height, width)
-    small = cv2.resize(
-        image,
-        (max(1, int(width * scale)), max(1, int(height * scale))),
-        interpolation=cv2.INTER_AREA,
-    )
+    scale = inner.shape[0] / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     boxes, labels = training_boxes(record, image)
-    for box, label in zip(boxes * scale, labels):
-        x1, y1, x2, y2 = np.round(box).astype(int).tolist()
-        cv2.rectangle(small, (x1, y1), (x2, y2), colour_of(int(label)), 1)
-    tile[3 : 3 + small.shape[0], 3 : 3 + small.shape[1]] = small
+    small = draw_detections(small, boxes * scale, labels, None, data.class_names)
+    x, y = (inner.shape[1] - size[0]) // 2, (inner.shape[0] - size[1]) // 2
+    inner[y : y + size[1], x : x + size[0]] = small
     return tile
 
 
 def _panel(title: str) -> np.ndarray:
     panel = np.full((PANEL, PANEL, 3), 255, np.uint8)
-    _write(panel, title, (MARGIN, 30), 0.6)
+    write_text(panel, title, (MARGIN, 14), _TITLE_PX, _INK)
     return panel
 
 
-def _write(picture: np.ndarray, text: str, at: Tuple[int, int], scale: float) -> None:
-    cv2.putText(picture, text, at, _FONT, scale, _INK, 1, cv2.LINE_AA)
+def _write(picture: np.ndarray, text: str, left_top: Tuple[int, int]) -> None:
+    write_text(picture, text, left_top, _FONT_PX, _INK)
 
 
-def _plain(name: str) -> str:
-    """OpenCV's letters are ASCII."""
-    return name.encode("ascii", "replace").decode("ascii")
+def _fitting(text: str, most_px: int) -> str:
+    """`text`, or its beginning that is no wider than so many pixels."""
+    if text_size(text, _FONT_PX)[0] <= most_px:
+        return text
+    while text and text_size(text + "...", _FONT_PX)[0] > most_px:
+        text = text[:-1]
+    return text + "..."
 
 
 def prior_shapes_px(
