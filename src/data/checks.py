@@ -31,6 +31,7 @@ HARMLESS = (
     "repeated category names",
     "boxes made of polygons",
     "shapes without an area",
+    "labels without an image",
     "EXIF-rotated images",
 )
 SIDES_PX = (0, 4, 8, 16, 32, 64, 128, 256, 100_000)  # bins of the square root of a box's area

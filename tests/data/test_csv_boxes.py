@@ -148,6 +148,17 @@ def test_boxes_are_repaired_as_in_other_formats(tmp_path):
     assert sum(data.dropped.values()) == 4
 
 
+def test_images_without_any_box_name_no_classes(tmp_path):
+    root = write(tmp_path, {"labels.csv": "images/a.jpg,,,,,\n"})
+    with pytest.raises(DataError, match=r"labels\.csv: no box with the name of a class"):
+        load_data(root, "all")
+
+
+def test_escaped_names_are_found(tmp_path):
+    root = write(tmp_path, {"labels.csv": "images/a%20b.jpg,1,2,3,4,cat\n"}, ["images/a b.jpg"])
+    assert len(load_data(root, "all").records) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

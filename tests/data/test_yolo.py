@@ -217,6 +217,38 @@ def test_a_split_without_label_files_has_no_truth(tmp_path):
     assert not load_data(root, "test").annotated
 
 
+@pytest.mark.parametrize("linked", ["images", "labels", "labels/train", "labels/train/a.txt"])
+def test_a_link_out_of_the_data_set_is_refused_unless_allowed(tmp_path, linked):
+    root = write_yolo(tmp_path / "root", {"images/train/a.jpg": LINE}, {"data.yaml": YAML})
+    (root / linked).rename(tmp_path / "elsewhere")
+    (root / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=rf"{linked}: a link out of .*allow_links=true"):
+        load_data(root, "train")
+    assert len(load_data(root, "train", allow_links=True).records[0].labels) == 1
+
+
+def test_labels_without_an_image_are_counted(tmp_path):
+    files = {"images/train/a.jpg": LINE, "images/val/b.jpg": LINE}
+    texts = {"data.yaml": YAML, "labels/train/gone.txt": LINE, "labels/classes.txt": "cat\n"}
+    data = load_data(write_yolo(tmp_path, files, texts), "train")
+    assert data.dropped == {"labels without an image": 1}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_held_out_images_have_their_labels(tmp_path, split):
+    files = {f"images/{i:02}.jpg": LINE for i in range(10)}
+    root = write_yolo(tmp_path, files, {"labels/classes.txt": "cat\ndog\n"})
+    assert load_data(root, split).dropped == {}
+
+
+def test_roboflow_names_of_darknet(tmp_path):
+    files = {"train/a.jpg": LINE, "valid/b.jpg": LINE}
+    texts = {f"{part}/_darknet.labels": "cat\ndog\n" for part in ("train", "valid")}
+    data = load_data(write_yolo(tmp_path, files, texts), "val")
+    assert names_of(data) == ["b.jpg"]
+    assert data.class_names == ("cat", "dog")
+
+
 def test_size_is_that_of_the_picture_as_shown(tmp_path):
     root = write_yolo(tmp_path, {"images/train/a.jpg": LINE}, {"data.yaml": YAML})
     path = root / "images" / "train" / "a.jpg"

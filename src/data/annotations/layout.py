@@ -36,6 +36,7 @@ _NO_SPLIT = (  # names of files that say nothing about the split
 )
 _BEFORE_SPLIT = ("instances_", "image_info_", "annotations_", "annotation_", "coco_", "oidv6-")
 _AFTER_SPLIT = (".coco", "_annotations", "_coco", "_instances", "_labels", "-annotations-bbox")
+LINKS = "links out of the data set"
 HOLD_OUT = 10  # every tenth image validates where a data set comes undivided
 
 
@@ -257,6 +258,11 @@ def held_out(split: str, position: int) -> bool:
     return split == WHOLE or (position % HOLD_OUT == HOLD_OUT - 1) == (split == "val")
 
 
+def not_followed(tree: Tree) -> str:
+    """What to say of a link out of the data set."""
+    return f"a link out of {tree.root} is not followed; data.allow_links=true allows it"
+
+
 def report_missing(
     tree: Tree, missing: Sequence[str], total: int, listed_in: str, findings: Findings
 ) -> None:
@@ -270,11 +276,7 @@ def report_missing(
     count = f"{len(missing)} of {total} missing"
     if tree.outside:
         link = tree.path(tree.link_to(missing[0]))
-        findings.refuse(
-            "links out of the data set",
-            f"{link}: a link out of {tree.root} is not followed (images: {count});"
-            " data.allow_links=true allows it",
-        )
+        findings.refuse(LINKS, f"{link}: {not_followed(tree)} (images: {count})")
     for path in missing if findings.collect else missing[:1]:
         findings.refuse(
             "missing images", f"{tree.path(path)}: no such image, listed in {listed_in} ({count})"

@@ -6,6 +6,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..images import SUFFIXES, image_header, read_header
 from ..records import (
+    DataError,
     DetectionData,
     Findings,
     ImageError,
@@ -48,7 +49,13 @@ def build_data(
     findings: Findings,
     annotated: bool = True,
 ) -> DetectionData:
-    """The data set of `images`; ids of images and of classes are their places, from 1."""
+    """The data set of `images`; ids of images and of classes are their places, from 1.
+
+    Raises:
+        DataError: no classes.
+    """
+    if not class_names:
+        raise DataError(f"{where}: no box with the name of a class")
     labels = {name: label for label, name in enumerate(class_names, 1)}
     records: List[ImageRecord] = []
     for number, image in enumerate(images, 1):

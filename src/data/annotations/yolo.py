@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from ..images import SUFFIXES
 from ..records import DataError, DetectionData, Findings
-from .layout import Tree, choose_split, held_out, report_missing
+from .layout import LINKS, Tree, choose_split, held_out, not_followed, report_missing
 from .named_boxes import (
     AnnotatedImage,
     Box,
@@ -23,10 +23,18 @@ from .named_boxes import (
     images_in,
     parts_of,
 )
-from .yolo_names import class_names, names_file, read_yaml, text_lines, yaml_file
+from .yolo_names import NAMES, class_names, names_file, read_yaml, text_lines, yaml_file
 
 MAX_SHARE = 2.0  # no box reaches so far out of its image: what is larger is not in shares
 _SPLITS = ("train", "val", "valid", "test")
+
+
+class Members(NamedTuple):
+    """The images of a split, those of its list that are not there, and the list or data.yaml."""
+
+    images: List[str]
+    missing: List[str]
+    listed_in: str
 
 
 def is_yolo(tree: Tree) -> bool:
@@ -63,11 +71,24 @@ def load_yolo(tree: Tree, split: str, findings: Findings) -> DetectionData:
     keypoints = "kpt_shape" in description  # they follow the box
     rows, labelled = [], False
     for image in images:
-        label = _label_file(tree, image)
+        label = _label_file(tree, image, findings)
         labelled |= label is not None
         boxes = _read_labels(tree.path(label), names, keypoints, findings) if label else []
         rows.append(AnnotatedImage(image, boxes, shares=True))
+    _note_unused(tree, members, findings)
     return build_data(tree, rows, names, chosen, where, "yolo", findings, labelled)
+
+
+def _note_unused(tree: Tree, members: Mapping[str, Members], findings: Findings) -> None:
+    """Note text files in folders of labels that belong to no image, of whatever split."""
+    quiet = Findings(collect=True)
+    images = [image for split in members.values() for image in split.images]
+    used = {_label_file(tree, image, quiet) for image in images}
+    for folder in {posixpath.dirname(path) for path in used if path}:
+        if "labels" in folder.split("/"):
+            paths = {posixpath.join(folder, n) for n in tree.files[folder] if n.endswith(".txt")}
+            for path in sorted(paths - used - {posixpath.join(folder, name) for name in NAMES}):
+                findings.note("labels without an image", tree.path(path))
 
 
 def _label_folder(tree: Tree) -> Optional[str]:
@@ -76,14 +97,6 @@ def _label_folder(tree: Tree) -> Optional[str]:
         if named and any(name.endswith(".txt") for name in tree.files[folder]):
             return folder
     return None
-
-
-class Members(NamedTuple):
-    """The images of a split, those of its list that are not there, and the list or data.yaml."""
-
-    images: List[str]
-    missing: List[str]
-    listed_in: str
 
 
 def _members(tree: Tree, description: Mapping[str, Any]) -> Dict[str, Members]:
@@ -115,7 +128,10 @@ def _members(tree: Tree, description: Mapping[str, Any]) -> Dict[str, Members]:
             found[key] = Members(list(images), missing, parts[0].listed_in)
     if not found:
         text = ", ".join(f"{key}: {value}" for key, value in values.items())[:200]
-        raise DataError(f"{tree.path(relative)}: found nothing below {tree.root} for {text}")
+        link = (
+            f"; {tree.path(next(iter(tree.outside)))}: {not_followed(tree)}" if tree.outside else ""
+        )
+        raise DataError(f"{tree.path(relative)}: found nothing below {tree.root} for {text}{link}")
     return found
 
 
@@ -166,15 +182,24 @@ def _by_folder(tree: Tree) -> Dict[str, Members]:
     return found
 
 
-def _label_file(tree: Tree, image: str) -> Optional[str]:
-    """The text file of an image: in labels for one in images, else beside it."""
+def _label_file(tree: Tree, image: str, findings: Findings) -> Optional[str]:
+    """The text file of an image: in labels for one in images, else beside it.
+
+    Raises:
+        DataError: it is behind a link out of the data set.
+    """
     folder, name = posixpath.split(image)
     parts = folder.split("/")
     folders = [folder, posixpath.join(folder, "labels")]
     if "images" in parts:
         at = len(parts) - 1 - parts[::-1].index("images")
         folders.insert(0, "/".join([*parts[:at], "labels", *parts[at + 1 :]]))
-    return tree.find(f"{posixpath.splitext(name)[0]}.txt", folders)
+    label = f"{posixpath.splitext(name)[0]}.txt"
+    found = tree.find(label, folders)
+    for link in tree.outside if found is None else ():
+        if any(f"{place}/{label}/".startswith(f"{link}/") for place in folders):
+            findings.refuse(LINKS, f"{tree.path(link)}: {not_followed(tree)}")
+    return found
 
 
 def _read_labels(

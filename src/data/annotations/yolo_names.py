@@ -13,7 +13,7 @@ from .named_boxes import usable_name
 
 MAX_YAML_BYTES = 1 << 20
 MAX_BRACKETS = 1000  # PyYAML's time grows by the square of their depth
-_NAMES = ("classes.txt", "obj.names", "predefined_classes.txt")
+NAMES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 _HAS_NAMES = re.compile(r"""(^|[{,])\s*["']?names["']?\s*:""", re.MULTILINE)
 
 
@@ -90,7 +90,7 @@ def class_names(tree: Tree, description: Mapping[str, Any]) -> List[str]:
 
 def names_file(tree: Tree) -> Optional[str]:
     for folder in sorted(tree.files, key=lambda name: (name.count("/"), name)):
-        for name in _NAMES:
+        for name in NAMES:
             if name in tree.files[folder]:
                 return posixpath.join(folder, name)
     return None
