@@ -24,10 +24,10 @@ BACKBONES = (
     "senet154",
 )
 
-
 # Limits beyond which nothing sensible lies: a slip of the keyboard gets a line, not a full memory.
 _MANY = 1_000_000
 _LARGEST_INPUT = 4096
+MOST_STEPS = 20_000_000  # 160 epochs of COCO, image by image
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class TrainConfig:
     )
     total_epochs: int = setting(160, "length of the run", 1, _MANY)
     total_steps: int = setting(
-        0, "length of the run whatever the data; 0: total_epochs", 0, 100 * _MANY
+        0, "length of the run whatever the data; 0: total_epochs", 0, MOST_STEPS
     )
     num_workers: int = setting(3, "processes or threads that read images", 1, 512)
     schedule: str = setting("step", "how the learning rate falls", choices=("step", "cosine"))
@@ -103,7 +103,7 @@ class TrainConfig:
         3, "mined from an image without boxes; official 0", 0, _MANY
     )
     save_epochs: int = setting(1, "a checkpoint every so many epochs, and one at the end", 1, _MANY)
-    save_steps: int = setting(0, "and one every so many steps; 0: none", 0, 100 * _MANY)
+    save_steps: int = setting(0, "and one every so many steps; 0: none", 0, MOST_STEPS)
     keep_checkpoints: int = setting(5, "the newest ones that stay", 1, _MANY)
     max_bad_steps: int = setting(
         20, "consecutive steps without a finite gradient that end a run", 1, _MANY

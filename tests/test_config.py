@@ -89,6 +89,7 @@ def test_overrides_leave_the_preset_alone():
         (["train.lr=-Infinity"], "a number"),
         ([f"train.lr=1{400 * '0'}"], "a number"),
         ([f"train.total_steps=1{9999 * '0'}"], "a whole number"),
+        (["train.lr=" + 9999 * "["], "a number"),
         (["train.gamma=0.1,NaN"], "a list|a number"),
         (["train.gamma=-1"], "at least 0"),
         (["data.mosaic=7"], "at most 1"),

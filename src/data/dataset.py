@@ -9,8 +9,10 @@ import re
 from typing import Any, Generator, Tuple, Union
 
 import numpy as np
+import psutil
 
 from ..runtime.cpu_settings import usable_cores
+from ..runtime.typed_config import ConfigError
 from .records import DataError
 from .sample_stream import SampleStream, limit_threads
 
@@ -26,10 +28,19 @@ def build_train_dataset(source: SampleStream, num_workers: int = 1) -> Any:
 
     Columns: image (B, 3, S, S) float32 or uint8, loc_targets (B, P, 4) float32, label_targets
     (B, P) int32, index (B,) int32.
+
+    Raises:
+        ConfigError: batches so large that the memory does not hold them.
     """
     import mindspore.dataset as ds
 
-    share = source.share
+    share, memory = source.share, psutil.virtual_memory().total
+    needed = _QUEUE * share.batch_size * source.sample_bytes
+    if needed > memory:
+        raise ConfigError(
+            f"train.per_batch_size, train.accumulate: {_QUEUE} batches of {share.batch_size:,}"
+            f" images take {needed / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB"
+        )
     protect_workers()
     limit_threads()  # before workers are forked: they would inherit a pool without its threads
     ds.config.set_prefetch_size(_PREFETCH)

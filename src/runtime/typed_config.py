@@ -149,7 +149,7 @@ def _parse(text: str, kind: Any) -> Any:
         return json.loads(
             {"True": "true", "False": "false", "None": "null", "none": "null"}.get(text, text)
         )
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -6,6 +6,7 @@ from typing import Sequence
 
 import numpy as np
 
+from ..config import MOST_STEPS
 from ..runtime.typed_config import ConfigError
 
 WARMUP_START = 1e-6  # where the official warm-up begins
@@ -63,5 +64,14 @@ def learning_rates(
 
 
 def total_steps(epochs: int, num_images: int, images_per_step: int) -> int:
-    """Steps that show every image `epochs` times; the last batch is filled from the next epoch."""
-    return math.ceil(epochs * num_images / images_per_step)
+    """Steps that show every image `epochs` times; the last batch is filled from the next epoch.
+
+    Raises:
+        ConfigError: they are too many.
+    """
+    steps = math.ceil(epochs * num_images / images_per_step)
+    if steps > MOST_STEPS:
+        raise ConfigError(
+            f"train.total_epochs={epochs} is {steps:,} steps, expected at most {MOST_STEPS:,}"
+        )
+    return steps

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from src.box_utils import decode
-from src.config import DataConfig
+from src.config import ConfigError, DataConfig
 from src.data import dataset
 from src.data import sample_stream as samples
 from src.data.records import DataError, DetectionData, make_record
@@ -244,6 +244,12 @@ def test_no_more_workers_than_cores():
     assert dataset.usable_workers(0) == 1
     assert dataset.usable_workers(10_000) <= 10_000
     assert dataset.usable_workers(1) == 1
+
+
+def test_batches_that_no_memory_holds_are_refused(tmp_path):
+    source = stream(make_data(tmp_path), batch_size=4096 * 10_000)
+    with pytest.raises(ConfigError, match=r"train\.per_batch_size.* 40,960,000 images take"):
+        dataset.build_train_dataset(source)
 
 
 def test_extras_are_off_by_default_and_leave_order_and_determinism_alone(tmp_path):

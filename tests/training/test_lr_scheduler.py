@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from src.training.lr_scheduler import learning_rates
+from src.config import ConfigError
+from src.training.lr_scheduler import learning_rates, total_steps
 
 
 def test_steps_multiply_up():
@@ -48,3 +49,9 @@ def test_cosine_ends_near_zero():
 def test_bad_schedules(milestones, gamma, schedule, named):
     with pytest.raises(ValueError, match=named):
         learning_rates(1.0, 4, 2, 0, milestones, gamma, schedule)
+
+
+def test_too_many_steps_are_refused():
+    assert total_steps(160, 118_287, 1) == 18_925_920
+    with pytest.raises(ConfigError, match=r"train\.total_epochs=1000000 is 118,287,000,000 steps"):
+        total_steps(1_000_000, 118_287, 1)
