@@ -2,16 +2,15 @@
 """Results kept on disk batch by batch, so that an interrupted evaluation goes on where it was.
 
 A part is a file of one rank, in JSON lines: a header with a key that stands for everything the
-results depend on, a line for each batch, and at the end one that marks the rank as done. A
-part with another key is never used. Standard library only.
+results depend on, and a line for each batch. A part with another key is never used. Standard
+library only.
 """
 
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Set
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 from ..data.records import DetectionData
 
@@ -59,10 +58,10 @@ class PartialResults:
     def __init__(self, path: Path, key: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.done: Set[int] = set()  # ids of the images whose results are there
+        self.results: Dict[int, List[Mapping[str, Any]]] = {}  # by id of the image
         lines, size = _read(path, key)
         for line in lines:
-            self.done.update(line.get("images", ()))
+            self.results.update(zip(line.get("images", ()), line.get("results", ())))
         if size:
             os.truncate(path, size)  # what an interruption left half written
         else:
@@ -71,12 +70,8 @@ class PartialResults:
 
     def append(self, image_ids: Sequence[int], results: Sequence[List[Mapping[str, Any]]]) -> None:
         """Keeps the results of each of some images."""
-        self.done.update(image_ids)
+        self.results.update(zip(image_ids, results))
         self._write({"images": list(image_ids), "results": list(results)})
-
-    def finish(self, run: str) -> None:
-        """Says that this rank is done with `run`, a name that all ranks of it share."""
-        self._write({"done": run})
 
     def _write(self, content: Mapping[str, Any]) -> None:
         try:
@@ -84,22 +79,6 @@ class PartialResults:
                 file.write(json.dumps(content).encode() + b"\n")
         except OSError as error:  # a full disk is an error without a file's name
             raise OSError(error.errno, error.strerror, str(self.path)) from None
-
-
-def collect(paths: Sequence[Path], key: str, run: str, poll_seconds: float = 0.2) -> Dict[int, Any]:
-    """The results by image id of all ranks of `run`, as soon as every one is done.
-
-    When a rank fails the launcher ends the others, so nothing is waited for in vain.
-    """
-    merged: Dict[int, Any] = {}
-    for path in paths:
-        lines, _ = _read(path, key)
-        while {"done": run} not in lines:
-            time.sleep(poll_seconds)
-            lines, _ = _read(path, key)
-        for line in lines:
-            merged.update(zip(line.get("images", ()), line.get("results", ())))
-    return merged
 
 
 def _read(path: Path, key: str) -> Any:

@@ -87,6 +87,11 @@ def detect_split(
             future.result()
 
 
+def share(count: int, rank: int, world_size: int) -> range:
+    """Which of `count` images a rank sees to: each of them is one rank's."""
+    return range(rank, count, world_size)
+
+
 def _forward(detector: ArrayDetector, batch: Sequence[Prepared], batch_size: int) -> List[Outputs]:
     """The network's outputs for every view of every image, image by image."""
     tasks = [(part, number) for part in batch for number in range(len(part.views))]

@@ -6,10 +6,11 @@ the zip file that the COCO server takes. Interrupted, it goes on where it was.
 """
 
 import argparse
+import itertools
 import logging
-import os
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
@@ -19,8 +20,8 @@ from ..data.records import DetectionData
 from ..drawing.report_page import write_report
 from ..evaluation.coco_metrics import category_ids_for, coco_score, find_scorer
 from ..evaluation.error_analysis import judge_split
-from ..evaluation.partial_results import PartialResults, collect, settings_key
-from ..evaluation.pipeline import detect_split
+from ..evaluation.partial_results import PartialResults, settings_key
+from ..evaluation.pipeline import detect_split, share
 from ..evaluation.submission import write_submission
 from ..evaluation.summary import all_metrics, as_text
 from ..formats.checkpoint import Labels
@@ -51,12 +52,10 @@ def main(args: argparse.Namespace) -> Dict[str, float]:
     detector = build_detector(network, data)
     report_views(detector)
     watch = Stopwatch(STAGES)
-    if rank:
-        detect(detector, data, config, args, watch, rank, ranks)
-        return {}
-    with locked(args.output):  # two evaluations would write over each other's parts
+    # Two evaluations would write over each other's parts.
+    with locked(args.output) if rank == 0 else nullcontext():
         found = detect(detector, data, config, args, watch, rank, ranks)
-        return write_results(found, data, config, args, watch, ranks)
+        return {} if rank else write_results(found, data, config, args, watch, ranks)
 
 
 def write_results(
@@ -132,13 +131,12 @@ def detect(
     rank: int,
     ranks: int,
 ) -> Found:
-    """This rank's share of the split, each image once; the results of all ranks on the first."""
+    """This rank's share of the split, each image once; the results of all ranks."""
     category_ids = category_ids_for(detector.class_names, data)
     key = settings_key([args.checkpoint_path], relevant(config), data, ranks)
-    parts = [args.output / PARTS / f"rank_{number}.jsonl" for number in range(ranks)]
-    part = PartialResults(parts[rank], key)
-    own = range(rank, len(data.records), ranks)
-    left = [index for index in own if data.records[index].image_id not in part.done]
+    part = PartialResults(args.output / PARTS / f"rank_{rank}.jsonl", key)
+    own = share(len(data.records), rank, ranks)
+    left = [index for index in own if data.records[index].image_id not in part.results]
     if len(left) < len(own):
         LOG.info("going on: %d of %d images were done before", len(own) - len(left), len(own))
     if left:
@@ -162,13 +160,18 @@ def detect(
             watch=watch,
         )
     seconds = time.monotonic() - began
-    run = os.environ.get("MS_SCHED_PORT", "")  # the same for all ranks of a run, and no other
-    part.finish(run)
-    if rank:
-        return Found([], len(left), seconds)
-    merged = collect(parts, key, run)
+    merged = dict(merge(list(part.results.items()), rank, ranks))
     rows = [entry for record in data.records for entry in merged[record.image_id]]
     return Found(rows, len(left), seconds)
+
+
+def merge(rows: List[Any], rank: int, ranks: int) -> List[Any]:
+    """The rows of all ranks."""
+    if ranks == 1:
+        return rows
+    from ..runtime.collectives import gather  # MindSpore, which ONNX files do without
+
+    return list(itertools.chain.from_iterable(gather(rows, rank, ranks)))
 
 
 def relevant(config: Config) -> str:

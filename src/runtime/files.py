@@ -8,7 +8,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
+import stat
+import tempfile
+import time
 from pathlib import Path
 from typing import Any, Iterator, TextIO, Union
 
@@ -17,6 +21,7 @@ from .errors import M2DetError
 LOCK_NAME = ".lock"
 _LONGEST_NAME = 200  # bytes; file systems take 255
 _TEMPORARY = re.compile(r"\.(\d+)\..+")
+_NEW_SECONDS = 86400.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -110,15 +115,48 @@ def locked(folder: Path) -> Iterator[None]:
         OSError: nothing can be written there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK_NAME
+    path, owner = folder / LOCK_NAME, os.getpid()
     with _lock(path) as file:
         file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}")
+        file.write(f"{owner} on {socket.gethostname()}")
         file.flush()
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            if os.getpid() == owner:
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in `parent` for this process, removed when the block ends.
+
+    Those of the same `prefix` that killed processes have left are removed first.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for left in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError, LockedError):
+            if _abandoned(left):
+                with locked(left):
+                    shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    owner = os.getpid()
+    try:
+        with locked(folder):
+            yield folder
+    finally:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether a folder may be removed by who can lock it; one without a lock is perhaps new."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        return False
+    return (folder / LOCK_NAME).exists() or time.time() - status.st_mtime > _NEW_SECONDS
 
 
 def _lock(path: Path) -> TextIO:

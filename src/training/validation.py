@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.records import DetectionData
 from ..evaluation.coco_metrics import coco_score
-from ..evaluation.pipeline import detect_split
+from ..evaluation.pipeline import detect_split, share
 from ..inference.detector import ArrayDetector
 from ..runtime.collectives import gather
 from ..runtime.errors import M2DetError
@@ -108,7 +108,7 @@ class SplitScorer:
 
     def _own(self) -> Iterator[int]:
         """The images of this rank, each of all images once; none any more when stopping."""
-        for index in range(self._rank, len(self._data.records), self._world_size):
+        for index in share(len(self._data.records), self._rank, self._world_size):
             if self._stopping():
                 return
             yield index

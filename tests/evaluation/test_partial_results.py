@@ -2,12 +2,11 @@
 """Parts of an evaluation: continued, never mixed up, merged."""
 
 import dataclasses
-import threading
 
 import pytest
 
 from src.data.coco_utils import load_data
-from src.evaluation.partial_results import PartialResults, collect, settings_key
+from src.evaluation.partial_results import PartialResults, settings_key
 from tests.datasets import coco_content, write_coco, write_image
 
 ROW = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}
@@ -15,15 +14,14 @@ ROW = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}
 
 def results_of(path, key):
     """What a part holds, by image id."""
-    PartialResults(path, key).finish("a run")
-    return collect([path], key, "a run")
+    return PartialResults(path, key).results
 
 
 def test_goes_on_where_it_was(tmp_path):
     path = tmp_path / "deep" / "part.jsonl"
     PartialResults(path, "key").append([1, 2], [[ROW], []])
     again = PartialResults(path, "key")
-    assert again.done == {1, 2}
+    assert set(again.results) == {1, 2}
     again.append([3], [[ROW, ROW]])
     assert results_of(path, "key") == {1: [ROW], 2: [], 3: [ROW, ROW]}
 
@@ -45,7 +43,7 @@ def test_a_line_cut_off_is_forgotten(tmp_path, cut):
     with open(path, "r+b") as file:
         file.truncate(size + cut)
     again = PartialResults(path, "key")
-    assert again.done == {1}
+    assert set(again.results) == {1}
     again.append([3], [[]])
     assert results_of(path, "key") == {1: [ROW], 3: []}
 
@@ -55,32 +53,15 @@ def test_a_damaged_file_is_started_anew(tmp_path, content):
     path = tmp_path / "part.jsonl"
     path.write_bytes(content)
     part = PartialResults(path, "key")
-    assert part.done == set()
+    assert part.results == {}
     part.append([1], [[]])
     assert results_of(path, "key") == {1: []}
 
 
-def test_ranks_are_waited_for_and_merged(tmp_path):
-    paths = [tmp_path / f"rank_{rank}.jsonl" for rank in range(2)]
-    first, second = (PartialResults(path, "key") for path in paths)
-    first.append([1], [[ROW]])
-    first.finish("run 2")
-    second.append([2], [[]])
-    second.finish("run 1")  # of an earlier run
-    waited = threading.Event()
-
-    def late():
-        waited.wait(5)
-        second.append([4], [[ROW]])
-        second.finish("run 2")
-
-    thread = threading.Thread(target=late)
-    thread.start()
-    threading.Timer(0.2, waited.set).start()
-    merged = collect(paths, "key", "run 2", poll_seconds=0.01)
-    assert waited.is_set()
-    thread.join()
-    assert merged == {1: [ROW], 2: [], 4: [ROW]}
+def test_what_is_appended_is_there_at_once(tmp_path):
+    part = PartialResults(tmp_path / "part.jsonl", "key")
+    part.append([1, 2], [[ROW], []])
+    assert part.results == {1: [ROW], 2: []}
 
 
 def test_the_key_stands_for_everything_that_matters(tmp_path):

@@ -80,7 +80,9 @@ def test_a_killed_process_leaves_nothing_that_is_used(tmp_path):
     killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL
     assert not list(tmp_path.glob(f"*{ENDING}"))
+    assert len(list(tmp_path.iterdir())) == 1  # its own folder, which the next removes
     assert run(tmp_path, 2, 3) == (0, 1)
+    assert [path.suffix for path in tmp_path.iterdir()] == [ENDING]
 
 
 def test_a_folder_that_cannot_be_used_costs_one_line(tmp_path):

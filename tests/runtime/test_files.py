@@ -18,6 +18,7 @@ from src.runtime.files import (
     remove_leftovers,
     remove_unfinished,
     replacing,
+    scratch_folder,
     write_atomically,
     write_json,
 )
@@ -165,3 +166,35 @@ def test_a_fork_does_not_keep_the_folder(tmp_path):
                 os.kill(worker, 0)  # it is still there
         finally:
             os.kill(worker, signal.SIGKILL)
+
+
+SCRATCH = """
+import os, sys, time
+from pathlib import Path
+from src.runtime.files import scratch_folder
+with scratch_folder(Path(sys.argv[1]), "run-") as folder:
+    (folder / "content").write_text("kept while its process lives")
+    if os.fork() == 0:
+        sys.exit()  # a child takes nothing with it
+    os.wait()
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_leaves_goes_at_the_next_start(tmp_path):
+    (tmp_path / "run-of-a-user").write_text("a file")
+    (tmp_path / "other-folder").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRATCH, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        before = set(os.listdir(tmp_path))
+        with scratch_folder(tmp_path, "run-") as own:
+            assert set(os.listdir(tmp_path)) == {*before, own.name}
+        assert set(os.listdir(tmp_path)) == before
+        (left,) = before - {"run-of-a-user", "other-folder"}
+        assert (tmp_path / left / "content").exists()
+        process.kill()
+    with scratch_folder(tmp_path, "run-") as own:
+        assert set(os.listdir(tmp_path)) == {"run-of-a-user", "other-folder", own.name}

@@ -16,9 +16,7 @@ import logging
 import os
 import platform
 import re
-import shutil
 import sys
-import tempfile
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from typing import Any, Dict, Iterator, Optional, Sequence, Set, Tuple
 import mindspore as ms
 from mindspore import nn
 
+from ..files import LOCK_NAME, scratch_folder
 from .graph_digest import Unknown, graph_digest
 from .store import (
     CacheError,
@@ -72,12 +71,13 @@ def open_cache(target: str, rank: int = 0, world_size: int = 1) -> None:
     try:
         Store(folder)
         facts = digest_of_facts(process_facts(target, rank, world_size))
-        work = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
+        at_exit = contextlib.ExitStack()
+        work = at_exit.enter_context(scratch_folder(folder, "run-"))
+        atexit.register(at_exit.close)
         _write(work, _State(str(folder), facts))
     except OSError as error:
         LOG.warning("compiled graphs are not kept: %s", error)
         return
-    atexit.register(_leave, work, os.getpid())
     ms.set_context(compile_cache_path=str(work))
 
 
@@ -165,7 +165,8 @@ def _collect(work: Path, store: Store, key: str, number: int, put: Dict[Path, in
     if not graphs or any(not path.match(f"*_{number}.*") for path in graphs):
         LOG.warning("a compiled graph is not kept: MindSpore wrote %d files", len(graphs))
         return
-    files = [path for path in work.rglob("*") if path.is_file() and path.name != _STATE]
+    own = (_STATE, LOCK_NAME)
+    files = [path for path in work.rglob("*") if path.is_file() and path.name not in own]
     try:
         store.put(key, {str(path.relative_to(work)): path.read_bytes() for path in files})
     except CacheError as error:
@@ -180,8 +181,3 @@ def _graphs(work: Path) -> Sequence[Path]:
 
 def _write(work: Path, state: _State) -> None:
     (work / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-
-
-def _leave(work: Path, process: int) -> None:
-    if os.getpid() == process:  # not in a child of it
-        shutil.rmtree(work, ignore_errors=True)
