@@ -5,6 +5,7 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -45,13 +46,15 @@ def run_main(main: Callable[[], Any]) -> None:
     """
     logging.raiseExceptions = False  # `| head -1`: a log that nobody reads is no error
     warnings.filterwarnings("ignore", module=r"PIL\..*")  # of damaged EXIF in photographs
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # LANG=C: names of classes are escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             code = main()
         finally:
-            sys.stdout.flush()
+            _flush()
     except BrokenPipeError:  # `| head -1`: nobody reads any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(NO_READER)
     except KeyboardInterrupt:
         remove_unfinished()
@@ -63,6 +66,19 @@ def run_main(main: Callable[[], Any]) -> None:
         sys.exit(EXPECTED if isinstance(error, (M2DetError, OSError)) else UNEXPECTED)
     if isinstance(code, int) and code:
         sys.exit(code)
+
+
+def _flush() -> None:
+    """What is printed goes out, if standard output is open."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # Python would try again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def describe(error: Exception) -> str:

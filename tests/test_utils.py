@@ -4,6 +4,7 @@
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,32 @@ run_main(main)
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "line\n141\n"
     assert done.stderr == ""
+
+
+PRINTING = """
+from src.utils import run_main
+run_main(lambda: print("naïve 猫 " + "x" * 10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "printed", "error"),
+    [
+        ("PYTHONIOENCODING=ascii {python}", 0, "na\\xefve \\u732b xxxxxxxxxx", ""),
+        ("{python} > /dev/full", 2, "", "error: standard output: No space left on device"),
+        ("{python} >&-", 0, "", ""),
+        ("{python} 2>&-", 0, "naïve 猫 xxxxxxxxxx", ""),
+    ],
+    ids=["ascii", "full disk", "no stdout", "no stderr"],
+)
+def test_odd_standard_output(words, code, printed, error, tmp_path):
+    (tmp_path / "script.py").write_text(PRINTING, encoding="utf-8")
+    command = words.format(python=f"{sys.executable} {tmp_path}/script.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (code, printed, error)
 
 
 def test_the_names_of_the_zoo_are_there_and_import_mindspore_late():

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network to a file in MINDIR or ONNX, compared with the network before it counts."""
 
-import contextlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping
+from typing import Any, ContextManager, Dict, List, Mapping
 
 import mindspore as ms
 import numpy as np
@@ -16,7 +14,7 @@ from mindspore import nn
 from ..config import Config
 from ..priors import make_priors
 from ..runtime.errors import M2DetError, one_line
-from ..runtime.files import LockedError, file_sha256, locked, replacing, write_json
+from ..runtime.files import file_sha256, replacing, scratch_folder, write_json
 from .checkpoint import Labels
 from .export_cells import build_export_form
 from .export_check import (
@@ -112,19 +110,12 @@ def export_network(
     return differences
 
 
-@contextlib.contextmanager
-def draft_folder() -> Iterator[Path]:
+def draft_folder() -> ContextManager[Path]:
     """A folder for files that are not finished, after removing those of exports that were killed.
 
     Not in the output's folder: MindSpore takes few characters in paths, and closes it to others.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{DRAFTS}*"):
-        with contextlib.suppress(OSError, LockedError):
-            if left.lstat().st_uid == os.getuid() and left.is_dir() and not left.is_symlink():
-                with locked(left):
-                    shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=DRAFTS) as folder, locked(Path(folder)):
-        yield Path(folder)
+    return scratch_folder(Path(tempfile.gettempdir()), DRAFTS)
 
 
 def write(form: nn.Cell, request: Request, size: int, draft: Path, metadata: str) -> None:

@@ -28,7 +28,7 @@ from ..formats.checkpoint import Labels
 from ..inference.detector import STAGES, ArrayDetector
 from ..inference.open_network import NetworkFile, prepare_device, read_network_file
 from ..runtime.errors import UsageError, printable
-from ..runtime.files import locked, write_json
+from ..runtime.files import locked, remove_leftovers, write_json
 from ..runtime.stopwatch import Stopwatch
 from ..runtime.terminal import ProgressBar, start_log
 from ..utils import check_score_threshold
@@ -54,6 +54,8 @@ def main(args: argparse.Namespace) -> Dict[str, float]:
     watch = Stopwatch(STAGES)
     # Two evaluations would write over each other's parts.
     with locked(args.output) if rank == 0 else nullcontext():
+        if rank == 0:
+            remove_leftovers(args.output)
         found = detect(detector, data, config, args, watch, rank, ranks)
         return {} if rank else write_results(found, data, config, args, watch, ranks)
 
@@ -67,8 +69,8 @@ def write_results(
     ranks: int,
 ) -> Dict[str, float]:
     """Writes and prints the results of all ranks; the 12 COCO numbers, {} without ground truth."""
+    write_json(args.output / "detections.json", found.results)  # before anything can go wrong
     speed = report_speed(watch, found.fresh, found.seconds, ranks)
-    write_json(args.output / "detections.json", found.results)
     if data.annotated:
         totals = score(data, found.results, speed, args, config)
     else:
@@ -92,13 +94,13 @@ def score(
     errors = judge_split(data, results, args.score_threshold)
     metrics = {**all_metrics(scored, data, results, errors), "images_per_second": speed}
     write_json(args.output / "metrics.json", metrics, indent=1)
-    print(as_text(metrics))
     names = ["detections.json", "metrics.json"]
     if args.report:
         names.append("report.html")
         title = f"{args.checkpoint_path.name} on {args.dataset_path.name}, {data.split}"
         settings = {"checkpoint": str(args.checkpoint_path), **asdict(config)}
         write_report(args.output / names[-1], data, metrics, errors, settings, title)
+    print(as_text(metrics))
     print(printable(f"written: {', '.join(str(args.output / name) for name in names)}"))
     return scored.totals
 

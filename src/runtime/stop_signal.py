@@ -69,7 +69,8 @@ class StopSignal:
     def _take(self, number: int) -> None:
         if not self._deferred or self.number == number:
             remove_unfinished()
-            sys.stdout.flush()
+            with contextlib.suppress(OSError, AttributeError):  # nobody reads, or it is closed
+                sys.stdout.flush()
             self._end(128 + number)
         self.number = self.number or number
 

@@ -40,6 +40,11 @@ def test_the_folder_follows_the_environment(environment, folder):
     assert cache_folder(environment) == (Path(folder) if folder else None)
 
 
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # no entry in the passwd file
+    assert cache_folder({}) is None
+
+
 def test_where_it_is_off_by_default_it_can_be_switched_on():
     assert cache_folder({"HOME": "/h"}, default=False) is None
     assert cache_folder({"HOME": "/h", "M2DET_CACHE": "on"}, default=False) is not None

@@ -40,11 +40,12 @@ def cache_folder(environment: Mapping[str, str], default: bool = True) -> Option
     if wanted.lower() in ("off", "0", "no", "false"):
         return None
     if wanted.lower() not in ("on", "1", "yes", "true"):
-        return Path(wanted).expanduser().absolute()
+        return Path(os.path.expanduser(wanted)).absolute()
     base = environment.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # as the XDG specification says
         base = os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".cache")
-    return Path(base) / "m2det-mindspore"
+    # A user without a home, as in some containers, has no place for it.
+    return Path(base) / "m2det-mindspore" if os.path.isabs(base) else None
 
 
 def digest_of_files(paths: Iterable[Path]) -> str:
