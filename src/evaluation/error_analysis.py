@@ -31,6 +31,7 @@ class ImageErrors:
     scores: np.ndarray  # (N,)
     kinds: Tuple[str, ...]  # of each detection; "ignored" on a crowd or difficult object
     missed: np.ndarray  # (M,) rows of the record: objects not found
+    found_by: np.ndarray  # (G,) score of the detection that finds each object, 0 where none does
 
     @property
     def wrong(self) -> int:
@@ -119,6 +120,8 @@ def _judge_image(record: ImageRecord, found: ResultArrays, overlap: np.ndarray) 
         ["correct", "ignored", "duplicate", "class", "localisation", "both"],
         "background",
     )
+    found_by = np.zeros(len(real))
+    found_by[taken[taken >= 0]] = found.scores[taken >= 0]
     missed = real.copy()
     missed[taken[taken >= 0]] = False
     return ImageErrors(
@@ -128,6 +131,7 @@ def _judge_image(record: ImageRecord, found: ResultArrays, overlap: np.ndarray) 
         found.scores,
         tuple(kinds.tolist()),
         np.flatnonzero(missed),
+        found_by,
     )
 
 

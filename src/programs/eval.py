@@ -99,7 +99,7 @@ def score(
         names.append("report.html")
         title = f"{args.checkpoint_path.name} on {args.dataset_path.name}, {data.split}"
         settings = {"checkpoint": str(args.checkpoint_path), **asdict(config)}
-        write_report(args.output / names[-1], data, metrics, errors, settings, title)
+        write_report(args.output / names[-1], data, results, metrics, settings, title)
     print(as_text(metrics))
     print(printable(f"written: {', '.join(str(args.output / name) for name in names)}"))
     return scored.totals
