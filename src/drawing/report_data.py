@@ -22,7 +22,7 @@ LOWEST = 0.05  # score from which detections are in the page
 STEPS = 100  # of the scores in the page's counts
 MOST_PICTURES = 60
 MOST_BYTES = 3_600_000  # of the pictures in base64
-PICTURE_PX = 640  # longer side
+PICTURE_PX = 560  # longer side
 _WORST, _EACH = 20, 2  # pictures with most errors; pictures of each class and kind of error
 _RIGHT = 8  # pictures without errors
 _ALL_KINDS = (*KINDS, "ignored")
@@ -179,5 +179,5 @@ def _embedded(image: np.ndarray) -> str:
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    _, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 78])
+    _, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 74])
     return base64.b64encode(content.tobytes()).decode("ascii")

@@ -93,7 +93,7 @@ def test_pictures_stay_within_their_bytes(tmp_path, monkeypatch):
     assert len(made) == 10
     size = len(made[0]["code"])
     image = cv2.imdecode(np.frombuffer(base64.b64decode(made[0]["code"]), np.uint8), 1)
-    assert image.shape == (427, 640, 3)
+    assert image.shape == (373, 560, 3)
     monkeypatch.setattr(report_data, "MOST_BYTES", int(3.5 * size))
     assert len(list(pictures(data, errors, 0.3))) == 3
 
