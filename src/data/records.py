@@ -68,15 +68,21 @@ def require_boxes(data: DetectionData) -> None:
     """Refuse data that there is nothing to learn from.
 
     Raises:
-        DataError: no box but ignored ones.
+        DataError: no box but ignored ones, or all in the first pixel of their images.
     """
-    if any((~record.ignore).any() for record in data.records):
-        return
-    found = data.repairs() or "it has no annotations"
-    if data.style == "coco":
-        found += "; expected bbox [x, y, width, height] in pixels"
+    columns = columns_of(data)
     where = f"{data.annotation_path}: split {data.split}"
-    raise DataError(f"{where} has no usable box to train on: {found}")
+    boxes = columns.boxes_px[~columns.ignore]
+    if not len(boxes):
+        found = [f"{len(columns.ignore)} crowd or difficult"] if len(columns.ignore) else []
+        found += [data.repairs()] if data.repairs() else []
+        text = ", ".join(found) or "it has no annotations"
+        if data.style == "coco":
+            text += "; expected bbox [x, y, width, height] in pixels"
+        raise DataError(f"{where} has no usable box to train on: {text}")
+    if boxes.max() <= 1 and columns.sizes.min() > 1:
+        text = "has all boxes in the first pixel; expected pixels, not shares of the image's sides"
+        raise DataError(f"{where} {text}")
 
 
 class Truth(NamedTuple):

@@ -318,6 +318,18 @@ def test_training_without_a_usable_box_is_refused(tmp_path, changes):
     assert "\n" not in str(caught.value)
 
 
+def test_it_is_said_that_all_boxes_are_crowds(tmp_path):
+    content = coco_content(boxes=[(1, 3, [1, 1, 5, 5], 1), (1, 3, [1, 1, 0, 5])])
+    with pytest.raises(DataError, match="train on: 1 crowd or difficult, 1 zero-area boxes;"):
+        require_boxes(load_data(write_coco(tmp_path, content), "train"))
+
+
+def test_boxes_in_shares_of_the_image_are_refused(tmp_path):
+    content = coco_content(boxes=[(1, 3, [0.1, 0.2, 0.3, 0.4]), (1, 3, [0, 0, 1, 1])])
+    with pytest.raises(DataError, match="expected pixels, not shares"):
+        require_boxes(load_data(write_coco(tmp_path, content), "train"))
+
+
 def test_training_on_a_test_split_is_refused(tmp_path):
     content = coco_content()
     del content["annotations"]

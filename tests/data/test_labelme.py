@@ -98,6 +98,7 @@ def test_size_comes_from_the_file_where_it_is_not_given(tmp_path):
         ({"label": "cat", "points": [[1, 2]]}, "expected a label and points in shape 1"),
         ({"label": "cat", "points": "1,2,3,4"}, "expected a label and points"),
         ({"label": "cat", "points": [[1, 2], [3]]}, "expected a label and points"),
+        ({"label": "cat", "points": [[1, 2], [3, float("nan")]]}, "expected a label and points"),
         ({"label": 3, "points": [[1, 2], [3, 4]]}, "expected a label and points"),
         ({"label": "a\nb", "points": [[1, 2], [3, 4]]}, "expected a label and points"),
         (7, "expected a label and points"),

@@ -140,7 +140,7 @@ def _box(shape: Mapping[str, Any]) -> Optional[Box]:
         rows = [(float(x), float(y)) for x, y in points]  # type: ignore[union-attr]
     except (TypeError, ValueError, OverflowError):
         return None
-    if len(rows) < 2:
+    if len(rows) < 2 or not all(math.isfinite(value) for row in rows for value in row):
         return None
     if shape.get("shape_type") == "circle":  # its centre, and a point on it
         (x, y), (u, v) = rows[:2]
