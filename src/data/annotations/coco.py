@@ -189,8 +189,8 @@ def _images(file: CocoFile, path: str, findings: Findings) -> Dict[int, ImageEnt
         if key in images and images[key].file_name == name:
             findings.note("repeated images", name)
         elif key in images:
-            both = f"{images[key].file_name} and {name}"
-            findings.refuse("bad images", f"{path}: image id {key} is both {both}")
+            other = images[key].file_name
+            findings.refuse("bad images", f"{path}: image id {key} is both {other} and {name}")
         elif unsafe_name(name):
             findings.refuse("unsafe paths", f"{path}: file_name {name!r} {unsafe_name(name)}")
         else:
