@@ -72,7 +72,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from .coco_utils import find_splits, load_data
 
     parser = argparse.ArgumentParser(description="Write a data set as MindRecord files.")
-    parser.add_argument("dataset", type=Path, help="COCO or VOC folder")
+    parser.add_argument("dataset", type=Path, help="folder of a data set")
     parser.add_argument("output", type=Path, help="folder to write, then a data set itself")
     parser.add_argument("splits", nargs="*", help="default: all; train and val of an undivided one")
     args = parser.parse_args(argv)

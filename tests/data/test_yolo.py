@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading YOLO data sets as Ultralytics, Roboflow, LabelImg and Darknet lay them out."""
 
+import cv2
 import numpy as np
 import pytest
 
 from src.data.annotations.coco import ground_truth
 from src.data.coco_utils import DataError, find_splits, load_data
+from src.data.images import read_image
 from src.data.records import Findings
 from tests.datasets import write_image, write_texts, write_yolo
 
@@ -249,16 +251,40 @@ def test_roboflow_names_of_darknet(tmp_path):
     assert data.class_names == ("cat", "dog")
 
 
-def test_size_is_that_of_the_picture_as_shown(tmp_path):
-    root = write_yolo(tmp_path, {"images/train/a.jpg": LINE}, {"data.yaml": YAML})
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (48, 48)])
+def test_boxes_of_photographs_that_exif_turns_lie_on_their_objects(
+    tmp_path, orientation, width, height
+):
+    root = write_yolo(tmp_path, {"images/train/a.jpg": ""}, {"data.yaml": YAML})
     path = root / "images" / "train" / "a.jpg"
-    turned = (
-        b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    )
-    whole = path.read_bytes()
-    path.write_bytes(whole[:2] + turned + whole[2:])
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[8:24, 32:40] = 255
+    whole = cv2.imencode(".jpg", picture)[1].tobytes()
+    tag = bytes((0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0, 0, 0, 0, 0))
+    exif = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08" + tag
+    path.write_bytes(whole[:2] + exif + whole[2:])
+    shown = cv2.imread(str(path))  # as viewers do
+    ys, xs = np.nonzero(shown[..., 0] > 128)
+    box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) / (shown.shape[1::-1] * 2)
+    cx, cy, w, h = (*(box[:2] + box[2:]) / 2, *(box[2:] - box[:2]))
+    (root / "labels" / "train" / "a.txt").write_text(f"0 {cx} {cy} {w} {h}\n")
     record = load_data(root, "train").records[0]
-    assert (record.width, record.height) == (48, 60)
+    read = read_image(record.path, (record.width, record.height))
+    assert read.shape == (record.height, record.width, 3)
+    x1, y1, x2, y2 = np.round(record.boxes_px[0]).astype(int)
+    inside = read[y1:y2, x1:x2, 0]
+    assert inside.size == 16 * 8
+    assert (inside > 128).all()
+
+
+def test_an_unreadable_image_is_passed_over_and_counted(tmp_path):
+    files = {"images/train/a.jpg": LINE, "images/train/b.jpg": LINE}
+    root = write_yolo(tmp_path, files, {"data.yaml": YAML})
+    (root / "images" / "train" / "a.jpg").write_bytes(b"no image")
+    data = load_data(root, "train")
+    assert names_of(data) == ["b.jpg"]
+    assert data.dropped == {"unreadable images": 1}
 
 
 def test_eval_scores_against_the_boxes_in_pixels(tmp_path):

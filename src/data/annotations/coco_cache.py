@@ -8,7 +8,7 @@ contents, so that no change of it, nor of the file's place, can bring back somet
 import logging
 import os
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import msgspec
 import numpy as np
@@ -65,7 +65,7 @@ def read_cached(path: str, findings: Findings) -> CocoFile:
     return file
 
 
-def _store(path: str) -> "tuple[Optional[Store], str]":
+def _store(path: str) -> Tuple[Optional[Store], str]:
     """Where to keep what is in the file at `path`, if at all, and under which name."""
     folder = cache_folder(os.environ)
     try:

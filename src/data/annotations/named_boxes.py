@@ -4,7 +4,7 @@
 import posixpath
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..images import SUFFIXES, image_header, read_header
+from ..images import SUFFIXES, Header, image_header, read_header
 from ..records import (
     DataError,
     DetectionData,
@@ -60,15 +60,19 @@ def build_data(
     records: List[ImageRecord] = []
     for number, image in enumerate(images, 1):
         path = tree.path(image.path)
-        size = image.size or _size_or_refuse(path, findings)
-        if size is None:
+        try:
+            header = first_header(path)
+        except ImageError as error:
+            findings.note(error.kind, str(error))
             continue
+        sides = (header.width, header.height)
+        size = image.size or (sides if header.orientation < 5 else sides[::-1])
         scale = (*size, *size) if image.shares else (1, 1, 1, 1)
         rows = []
         for name, xyxy, ignore in image.boxes:
             box = findings.clip([value * by for value, by in zip(xyxy, scale)], size, path)
             if box:
-                rows.append((box, labels[name], ignore))
+                rows.append((_as_read(box, size, header), labels[name], ignore))
         records.append(make_record(number, path, size, rows))
     ids = tuple(range(1, len(class_names) + 1))
     counts = dict(findings.counts)
@@ -76,28 +80,36 @@ def build_data(
     return DetectionData(PackedRecords(records), names, ids, split, where, style, counts, annotated)
 
 
-def image_size(path: str) -> Tuple[int, int]:
-    """Width and height as viewers show the image, from its first bytes where they hold them.
+def first_header(path: str) -> Header:
+    """The header of an image from its first bytes, where they hold it.
 
     Raises:
         ImageError: it cannot be read, or is no image.
     """
     try:
         with open(path, "rb") as file:
-            header = read_header(file.read(HEAD_BYTES))
+            return read_header(file.read(HEAD_BYTES))
     except (OSError, ValueError):
-        header = image_header(path)  # says what is wrong, or finds a size further back
+        return image_header(path)  # says what is wrong, or finds a size further back
+
+
+def _as_read(box_xyxy: Box, size: Tuple[int, int], header: Header) -> Box:
+    """A box on the picture as viewers show it, where EXIF turns it, on what `read_image` gives.
+
+    That turns pictures only where their sides change places, and leaves others as they are stored.
+    """
+    if header.orientation == 1 or size != (header.width, header.height):
+        return box_xyxy
+    x1, y1, x2, y2 = box_xyxy
     if header.orientation >= 5:
-        return header.height, header.width
-    return header.width, header.height
-
-
-def _size_or_refuse(path: str, findings: Findings) -> Optional[Tuple[int, int]]:
-    try:
-        return image_size(path)
-    except ImageError as error:
-        findings.refuse(error.kind, str(error))
-        return None
+        if size[0] != size[1]:  # annotated as stored
+            return box_xyxy
+        x1, y1, x2, y2 = y1, x1, y2, x2
+    if header.orientation in (2, 3, 7, 8):
+        x1, x2 = size[0] - x2, size[0] - x1
+    if header.orientation in (3, 4, 6, 7):
+        y1, y2 = size[1] - y2, size[1] - y1
+    return x1, y1, x2, y2
 
 
 def find_image(tree: Tree, name: str, folders: Sequence[str]) -> Optional[str]:
