@@ -128,8 +128,8 @@ def main():
     args.output.mkdir(parents=True, exist_ok=True)
     for path in args.images:
         data = np.frombuffer(path.read_bytes(), np.uint8)
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as annotated
-        image = cv2.imdecode(data, flags) if len(data) else None
+        # upright, as demo.py and viewers show a photograph
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
         if image is None:
             raise ValueError(f"{path}: not an image")
         found = [e for e in detect(run, about, image) if e["score"] >= args.score_threshold]

@@ -39,8 +39,8 @@ class ModelConfig:
         512, "pixels; images are squashed to a square of this side", 64, _LARGEST_INPUT
     )
     num_classes: int = setting(81, "with background; training counts it in the data", 2, 20_000)
-    planes: int = setting(256, "channels of each TUM output", 16, 4096)
-    num_levels: int = setting(8, "TUMs", 1, 64)
+    planes: int = setting(256, "channels of each TUM output", 16, 1024)
+    num_levels: int = setting(8, "TUMs", 1, 32)
     num_scales: int = setting(6, "maps of each TUM; fewer where the input is too small", 2, 12)
     smooth: bool = setting(True, "1x1 convolution after each TUM output")
     sfam: bool = setting(False, "scale-wise attention over the levels")

@@ -41,7 +41,8 @@ def learning_rates(
     """
     if len(gamma) not in (1, len(milestones)):
         raise ConfigError(
-            f"train.gamma needs 1 or {len(milestones)} values (train.lr_epochs), not {len(gamma)}"
+            f"train.gamma must hold one value, or one for each of train.lr_epochs"
+            f" ({len(milestones)}), not {len(gamma)}"
         )
     if list(milestones) != sorted(milestones):
         raise ConfigError(f"train.lr_epochs must ascend, not {list(milestones)}")
