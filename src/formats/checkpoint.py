@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -85,16 +86,33 @@ def load_labels(checkpoint: Path) -> Optional[Labels]:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        names = tuple(str(name) for name in content["class_names"])
-        numbers = tuple(int(number) for number in content["category_ids"])
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        names, numbers = (
+            _list_of(str, content["class_names"]),
+            _list_of(int, content["category_ids"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{path}: expected JSON with class_names and category_ids") from None
     if len(names) != len(numbers):
         raise CheckpointError(f"{path}: {len(names)} class_names and {len(numbers)} category_ids")
     odd = [name for name in names if not name or not name.isprintable()]
     if odd:
         raise CheckpointError(f"{path}: class name {odd[0]!r} is empty or holds control characters")
+    for key, values in (("class name", names), ("category id", numbers)):
+        twins = [value for value, count in Counter(values).items() if count > 1]
+        if twins:
+            raise CheckpointError(f"{path}: {key} {twins[0]!r} stands there twice")
     return Labels(names, numbers)
+
+
+def _list_of(kind: type, values: Any) -> Tuple[Any, ...]:
+    """`values` of JSON as they are.
+
+    Raises:
+        TypeError: they are no list of that.
+    """
+    if not isinstance(values, list) or any(type(value) is not kind for value in values):
+        raise TypeError
+    return tuple(values)
 
 
 def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:

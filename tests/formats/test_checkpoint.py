@@ -209,7 +209,17 @@ def test_three_mismatches_are_named_and_the_preset(tmp_path):
     assert str(caught.value).count(" is missing") == 3
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"class_names": 3, "category_ids": [1]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[1]", '{"class_names": 3, "category_ids": [1]}'),
+        '{"class_names": "ab", "category_ids": [1, 2]}',
+        '{"class_names": [true], "category_ids": [1]}',
+        '{"class_names": ["a"], "category_ids": [1.5]}',
+        '{"class_names": ["a", "a"], "category_ids": [1, 2]}',
+        '{"class_names": ["a", "b"], "category_ids": [2, 2]}',
+    ],
+)
 def test_damaged_labels(tmp_path, text):
     write_atomically(tmp_path / "labels.json", text)
     with pytest.raises(ValueError, match=r"labels\.json"):
