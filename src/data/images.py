@@ -3,6 +3,7 @@
 
 import io
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Tuple
@@ -131,11 +132,16 @@ def read_bytes(path: str) -> bytes:
         return read_row(path)
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise ImageError(f"{path}: larger than {MAX_BYTES >> 20} MB", "oversized images")
-            return file.read()
+            status = os.fstat(file.fileno())
+            regular = stat.S_ISREG(status.st_mode)
+            data = (
+                b"" if status.st_size > MAX_BYTES else file.read(-1 if regular else MAX_BYTES + 1)
+            )
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    if max(len(data), status.st_size) > MAX_BYTES:
+        raise ImageError(f"{path}: larger than {MAX_BYTES >> 20} MB", "oversized images")
+    return data
 
 
 # Pillow's classes for single formats, which read up to the pixels: `Image.open` would warn of or

@@ -134,7 +134,7 @@ def find_sources(inputs: Iterable[str]) -> List[Source]:
         if text.isascii() and text.isdigit() and not os.path.exists(text):
             found.append(Source(text, "camera"))
         elif os.path.isdir(text):
-            inside = sorted(str(p) for p in Path(text).iterdir() if _is_picture(p.suffix))
+            inside = sorted(str(p) for p in Path(text).iterdir() if _is_picture(p))
             if not inside:
                 raise ImageError(f"{text}: no images or videos in this folder")
             found += map(file_source, inside)
@@ -177,5 +177,8 @@ def file_source(path: str) -> Source:
     return Source(path, "video" if path.lower().endswith(VIDEO_SUFFIXES) else "image")
 
 
-def _is_picture(suffix: str) -> bool:
-    return suffix.lower() in (*SUFFIXES, *VIDEO_SUFFIXES)
+def _is_picture(path: Path) -> bool:
+    """By its ending; a pipe or a folder is none, a broken link is reported when it is read."""
+    if path.exists() and not path.is_file():
+        return False
+    return path.suffix.lower() in (*SUFFIXES, *VIDEO_SUFFIXES)

@@ -152,6 +152,12 @@ def test_a_header_without_pixels_is_refused(tmp_path):
         read_image(str(path))
 
 
+def test_a_file_without_an_end_is_refused(monkeypatch):
+    monkeypatch.setattr("src.data.images.MAX_BYTES", 1 << 20)
+    with pytest.raises(ImageError, match="/dev/zero: larger than 1 MB"):
+        read_image("/dev/zero")
+
+
 def test_missing_files_and_folders_are_refused(tmp_path):
     with pytest.raises(ImageError, match="No such file"):
         read_image(str(tmp_path / "x.jpg"))

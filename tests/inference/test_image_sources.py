@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a command line's inputs stand for, and how unusable ones end."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,13 @@ def test_files_folders_patterns_and_cameras(tmp_path, monkeypatch):
     assert find_sources(["7"])[0].kind == "image"  # a file goes before a camera
     (tmp_path / "[1].png").write_bytes(b"x")
     assert find_sources(["[1].png"])[0].name == "[1].png"  # and before a pattern
+
+
+def test_a_folder_gives_neither_pipes_nor_folders(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
+    os.symlink("loop.png", tmp_path / "loop.png")  # broken: said when it is read
+    assert [Path(source.name).name for source in find_sources([str(tmp_path)])] == ["loop.png"]
 
 
 def test_what_is_not_there_is_named(tmp_path):
