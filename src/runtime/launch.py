@@ -25,6 +25,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 
 import psutil
 
+from .cpu_settings import usable_cores
 from .errors import M2DetError, UsageError
 from .stop_signal import SIGNALS
 
@@ -259,8 +260,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("script", help="Python script that every rank runs")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
     args = parser.parse_args(argv)
-    if args.ranks < 1:
-        parser.error("--ranks must be at least 1")
+    most = max(16, 4 * usable_cores())  # each is a process with MindSpore in it
+    if not 1 <= args.ranks <= most:
+        parser.error(f"--ranks must be from 1 to {most} on this machine, not {args.ranks}")
     script = [args.script, *args.arguments]
     try:
         command = msrun_command(args.ranks, hosts_from(os.environ), args.log_dir, script)

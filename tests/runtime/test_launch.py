@@ -123,6 +123,8 @@ def test_no_python3_beside_the_interpreter(tmp_path, monkeypatch, capsys):
     assert "python3: not found" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         launch.main(["--ranks", "0", *argv[2:]])
+    with pytest.raises(SystemExit):
+        launch.main(["--ranks", "1000000", *argv[2:]])
 
 
 def test_one_host_takes_any_port():
