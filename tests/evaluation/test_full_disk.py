@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where no file may grow beyond some bytes, as on a full disk, nothing half written is left."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.evaluation.partial_results import PartialResults
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}
+# Each writes a file of more than 200 bytes into `folder`; the script gives its name as the second.
+WRITERS = {
+    "detections.json": "files.write_json(folder / 'detections.json', [ROW] * 99)",
+    "detections_x_y_results.zip": "write_submission(folder, random_rows(99), 'x', 'y')",
+    "a.png": "files.write_atomically(folder / 'a.png', os.urandom(999))",
+    "part.jsonl": "PartialResults(folder / 'part.jsonl', 'key').append([1], [[ROW] * 99])",
+}
+SCRIPT = """
+import os, random, resource, sys
+from pathlib import Path
+from src.evaluation.partial_results import PartialResults
+from src.evaluation.submission import write_submission
+from src.runtime import files
+from src.utils import run_main
+
+folder, ROW = Path(sys.argv[1]), {row}
+
+def random_rows(count):  # which no archive makes small
+    return [{{**ROW, "score": random.random()}} for _ in range(count)]
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+run_main(lambda: {call})
+"""
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_file_is_named_and_the_one_before_is_untouched(name, tmp_path):
+    script = SCRIPT.format(row=ROW, call=WRITERS[name])
+    if name != "part.jsonl":  # which is added to
+        (tmp_path / name).write_text("old")
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path / name}: File too large\n")
+    assert os.listdir(tmp_path) == [name]
+    if name == "part.jsonl":
+        assert PartialResults(tmp_path / name, "key").results == {}
+    else:
+        assert (tmp_path / name).read_text() == "old"
