@@ -151,9 +151,14 @@ def pictures(
         if left < 0 or count > MOST_PICTURES:
             return
         kinds = [_ALL_KINDS.index(kind) for kind in judged.kinds]
-        found = zip(judged.boxes_px.round(1).tolist(), judged.labels.tolist(), judged.scores, kinds)
+        found = zip(
+            judged.boxes_px.astype(float).round(1).tolist(),
+            judged.labels.tolist(),
+            judged.scores,
+            kinds,
+        )
         truth = zip(
-            record.boxes_px.round(1).tolist(),
+            record.boxes_px.astype(float).round(1).tolist(),
             record.labels.tolist(),
             judged.found_by,
             record.ignore,
