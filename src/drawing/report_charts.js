@@ -127,8 +127,9 @@ function plot(place, lines, xName, yName, tell) {
 
 /** Counts of truth (rows) by what was found (columns), within one screen; `tell(row, column)`. */
 function matrix(place, names, rows, tell) {
-  const most = Math.min(place.clientWidth || 1000, 1100) - 150;
-  const cell = Math.max(8, Math.min(34, Math.floor(Math.min(most, innerHeight * 0.66) / names.length) - 1));
+  const gap = names.length > 40 ? 0 : 1; // between cells, pixels
+  const room = Math.min(place.clientWidth - 150, innerHeight - 270); // less the names and what is above
+  const cell = Math.max(6, Math.min(34, Math.floor(room / names.length) - gap));
   const numbers = cell >= 20;
   const head = el("tr", {}, el("th"), ...names.map((name) => el("th", { scope: "col" }, el("span", {}, name))));
   const body = rows.map((row, i) => {
@@ -137,7 +138,7 @@ function matrix(place, names, rows, tell) {
       "--share": (value / total).toFixed(3), "data-at": `${i},${j}`,
     }, numbers && value ? String(value) : "")));
   });
-  const table = el("table", { class: "matrix", "--cell": `${cell}px`, "--letters": `${Math.min(12, cell)}px` },
+  const table = el("table", { class: "matrix", "--cell": `${cell}px`, "--gap": `${gap}px`, "--letters": `${Math.min(12, cell)}px` },
     el("thead", {}, head), el("tbody", {}, ...body));
   const look = (event) => {
     const at = event.target.closest("td");
