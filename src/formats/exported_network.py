@@ -92,12 +92,15 @@ class FileNetwork:
             raise ExportedError(f"images must be {wanted}, not {shape} {kind}")
         if not len(images):
             raise ExportedError("images must be at least one")
-        inputs = self._pixels(images) if self.takes_pixels else images
-        first, second = run_in_batches(self.run, inputs, self.batch_size)
+        first, second = run_in_batches(self.run, self.file_input(images), self.batch_size)
         return first, second
 
-    def _pixels(self, images: np.ndarray) -> np.ndarray:
-        """(B, S, S, 3) uint8 BGR, which the file subtracts the mean from itself."""
+    def file_input(self, images: np.ndarray) -> np.ndarray:
+        """The images as the file takes them: as they are, or (B, S, S, 3) uint8 BGR, which it
+        subtracts the mean from itself.
+        """
+        if not self.takes_pixels:
+            return images
         values = images.transpose(0, 2, 3, 1) + self.mean_bgr
         pixels = np.rint(values)
         if np.abs(values - pixels).max() > 1e-3 or pixels.min() < 0 or pixels.max() > 255:

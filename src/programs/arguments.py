@@ -108,6 +108,13 @@ def export_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namesp
     parser.add_argument(
         "--fold_batchnorm", action="store_true", help="put BatchNorm into the convolutions"
     )
+    parser.add_argument(
+        "--int8",
+        metavar="PATH",
+        type=Path,
+        help="write NAME_int8.onnx as well, with convolutions in 8-bit integers whose ranges come"
+        " from these images: a folder, or a data set, of which AP is measured before and after",
+    )
     add_common_arguments(parser)
     return _parsed(parser, argv)
 

@@ -11,12 +11,12 @@ from ..formats.onnx_graph import import_onnx
 from ..inference.detector import build_postprocessor
 from ..inference.mindspore_network import load_network
 from ..runtime.device import setup_device
+from .export_int8 import Int8Images, write_int8
 
 
 def main(args: argparse.Namespace) -> None:
-    request = Request(
-        args.file_format, args.inputs, args.outputs, args.batch_size, args.fold_batchnorm
-    )
+    fold = args.fold_batchnorm or args.int8 is not None
+    request = Request(args.file_format, args.inputs, args.outputs, args.batch_size, fold)
     output = args.output or args.checkpoint_path.with_suffix(request.ending)
     config = resolve_config(args.config, args.set, args.checkpoint_path)
     if request.outputs == "detections":
@@ -25,6 +25,7 @@ def main(args: argparse.Namespace) -> None:
     if request.kind == "ONNX":
         import_onnx()
     check_request(request, config, output)
+    images = Int8Images(args.int8, request, config, labels) if args.int8 else None
     setup_device(args.device_target, args.device_id)
     network = load_network(config, args.checkpoint_path)
     postprocess = build_postprocessor(config).settings()
@@ -34,6 +35,8 @@ def main(args: argparse.Namespace) -> None:
             f"{difference.absolute:.1e}, {difference.relative:.1e} of its largest value"
         )
     print(f"written: {output} and {output.name}.json")
+    if images:
+        output = write_int8(output, images)
     if request.outputs == "detections":
         print(f"next: python deploy/infer_onnx.py {output} IMAGE")
     else:

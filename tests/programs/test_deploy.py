@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 from exporting import LABELS, unmatched
 from source_imports import imports_of
@@ -28,6 +27,7 @@ from src.inference.postprocess import Detections, PostProcessor
 from src.priors import make_priors
 from src.programs.arguments import demo_arguments
 
+onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
 pytestmark = pytest.mark.usefixtures("device")
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

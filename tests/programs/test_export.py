@@ -272,7 +272,7 @@ with draft_folder():
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout.readline() == b"there\n"
-        (held,) = tmp_path.glob("m2det-export-*_*/.lock")
+        (held,) = tmp_path.glob("m2det-export-*/.lock")
         with draft_folder() as own:
             assert own.is_dir()
             assert held.is_file()
