@@ -104,7 +104,7 @@ class TrainConfig:
     )
     save_epochs: int = setting(1, "a checkpoint every so many epochs, and one at the end", 1, _MANY)
     save_steps: int = setting(0, "and one every so many steps; 0: none", 0, MOST_STEPS)
-    keep_checkpoints: int = setting(5, "the newest ones that stay", 1, _MANY)
+    keep_checkpoints: int = setting(1, "the newest ones that stay, beside the best", 1, _MANY)
     max_bad_steps: int = setting(
         20, "consecutive steps without a finite gradient that end a run", 1, _MANY
     )
@@ -127,7 +127,7 @@ class TrainConfig:
     )
     eval_epochs: int = setting(0, "score `eval_split` every so many epochs", 0, _MANY)
     eval_times: int = setting(
-        0, "or about so often in the whole run, if the data have it", 0, _MANY
+        10, "or about so often in the run, if the data have it; 0: never", 0, _MANY
     )
     eval_split: str = setting("val", "split that is scored while training")
     early_stop: int = setting(0, "scorings without a better AP that end a run; 0: never", 0, _MANY)

@@ -18,7 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "resnet18_64"
 SMALL = (
     *("model.input_size=64", "model.num_levels=1", "model.num_scales=3", "model.planes=32"),
-    *("train.keep_checkpoints=3", "train.warmup=0", "train.lr=0.01", "train.ema=0"),
+    *(
+        "train.keep_checkpoints=3",
+        "train.eval_times=0",
+        "train.warmup=0",
+        "train.lr=0.01",
+        "train.ema=0",
+    ),
     *("optimizer.type=SGD", "optimizer.weight_decay=5e-5"),
 )
 

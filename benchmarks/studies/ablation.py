@@ -63,7 +63,11 @@ def run_one(folder: Path, args: argparse.Namespace, overrides: Sequence[str], th
     if (folder / METRICS).is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    sets = [word for text in (*overrides, "experiment_tag=run") for word in ("--set", text)]
+    sets = [
+        word
+        for text in (*overrides, "experiment_tag=run", "train.eval_times=0")
+        for word in ("--set", text)
+    ]
     data = ["--dataset_path", str(args.dataset_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with (folder / "log.txt").open("w", encoding="utf-8") as log:

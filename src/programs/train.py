@@ -5,8 +5,12 @@ import argparse
 import logging
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import List, Sequence, Tuple
+
+import mindspore as ms
+import numpy as np
 
 from ..config import get_config, with_classes
 from ..data.coco_utils import load_data
@@ -14,12 +18,15 @@ from ..data.records import require_boxes
 from ..drawing.tensorboard import EventLog
 from ..formats.checkpoint import CheckpointError
 from ..priors import build_priors
+from ..runtime.cpu_settings import thread_count
 from ..runtime.device import setup_device
 from ..runtime.errors import printable
 from ..runtime.stop_signal import StopSignal
 from ..runtime.terminal import duration, start_log
-from ..training.job import Finished, Job, RunOptions
+from ..training.builders import milestones
+from ..training.job import LOG, Finished, Job, Plan, RunOptions
 from ..training.resume import refuse_used
+from ..training.run_log import read_log
 
 
 def main(args: argparse.Namespace) -> None:
@@ -37,8 +44,12 @@ def main(args: argparse.Namespace) -> None:
         data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
         require_boxes(data)
         config = with_classes(config, len(data.class_names) + 1)
-        finished = Job(config, data, options_of(args), rank, world_size, stop, EventLog).run()
-    if finished is not None and rank == 0:
+        job = Job(config, data, options_of(args), rank, world_size, stop, EventLog)
+        if args.dry_run:
+            print_dry_run(job, *job.dry_run())
+            return
+        finished = job.run(partial(announce, job))
+    if rank == 0:
         print_result(finished, args.dataset_path)
 
 
@@ -51,10 +62,54 @@ def options_of(args: argparse.Namespace) -> RunOptions:
         finetune=Path(args.finetune) if args.finetune else None,
         resume=args.resume,
         force=args.force,
-        dry_run=args.dry_run,
         log_interval=args.log_interval,
         command_line=sys.argv[1:],
     )
+
+
+def announce(job: Job, plan: Plan) -> None:
+    """Logs what is going to happen."""
+    for line in describe(job, plan):
+        LOG.info("%s", line)
+    LOG.info("output   %s", printable(str(plan.folder)))
+    left = len(plan.rates) - plan.start
+    rows = [row for row in read_log(plan.folder) if row.get("images_per_second")]
+    if left and rows:
+        speed = sum(row["images_per_second"] for row in rows) / len(rows)
+        seconds = left * plan.images_per_step / speed
+        LOG.info("about %s to go, at the speed before", duration(seconds))
+    if left:
+        LOG.info("compiling, about 20 s the first time; the time left is known after that")
+
+
+def describe(job: Job, plan: Plan) -> List[str]:
+    """Network, device, data, and how long it will be trained, a line each."""
+    model, data, target = job.config.model, job.data, ms.get_context("device_target")
+    size, images = model.input_size, len(data.records)
+    device = f"{target}, {thread_count()} threads" if target == "CPU" else target
+    ranks = f", {job.world_size} ranks" if job.world_size > 1 else ""
+    epochs = len(plan.rates) * plan.images_per_step / images
+    done = f"; {plan.start} are done" if plan.start else ""
+    lines = [
+        f"network  {model.backbone}, {size} x {size} px, {plan.trainable:,} trainable parameters",
+        f"device   {device}{ranks}",
+        f"data     {data.split}: {images} images, {len(data.class_names)} classes",
+        f"length   {len(plan.rates)} steps of {plan.images_per_step} images, {epochs:.1f} epochs"
+        + done,
+    ]
+    if plan.val_data is not None:
+        often = "each epoch" if plan.eval_interval == 1 else f"every {plan.eval_interval} epochs"
+        count = len(plan.val_data.records)
+        lines.append(f"scores   {plan.val_data.split}: {count} images, {often}")
+    return lines
+
+
+def print_dry_run(job: Job, plan: Plan, batch: Sequence[np.ndarray]) -> None:
+    """The plan, the shapes of a batch and the schedule."""
+    print("\n".join(describe(job, plan)))
+    for name, part in zip(("images", "loc_targets", "label_targets"), batch):
+        print(f"{name}: {part.shape} {part.dtype}")
+    print("\n".join(milestones(plan.rates, len(job.data.records) / plan.images_per_step)))
 
 
 def print_result(finished: Finished, dataset_path: Path) -> None:
@@ -62,21 +117,14 @@ def print_result(finished: Finished, dataset_path: Path) -> None:
     path = str(finished.checkpoint)
     score = "" if finished.ap is None else f", AP {finished.ap:.4f} at best"
     print(f"\ndone in {duration(finished.seconds)}{score}")
-    print(printable(f"checkpoint: {path}\n".strip()) + "\nnext:")
+    print(f"checkpoint: {printable(path)}\nnext:")
     checkpoint = ("--checkpoint_path", path)
     commands: List[Tuple[str, ...]] = [("export", *checkpoint)]
     if finished.val_data is not None:
         split, images = finished.val_data.split, Path(finished.val_data.records[0].path).parent
+        where = ("--dataset_path", str(dataset_path), "--split", split)
         commands = [
-            (
-                "eval",
-                *checkpoint,
-                "--dataset_path",
-                str(dataset_path),
-                "--split",
-                split,
-                "--report",
-            ),
+            ("eval", *checkpoint, *where, "--report"),
             ("demo", *checkpoint, "--input", str(images)),
             *commands,
         ]

@@ -24,7 +24,6 @@ _TINY_TRAIN = {
 _SMALL_TRAIN = {
     **_TINY_TRAIN,
     **{"per_batch_size": 4, "total_steps": 3000, "ema": 0.998},
-    **{"eval_times": 10, "keep_checkpoints": 1},
 }
 # Four maps, of 32, 16, 8 and 6 cells, so that large objects have priors near their centre; a low
 # threshold gives each object about 20.

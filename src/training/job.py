@@ -7,27 +7,26 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
-import mindspore as ms
 import numpy as np
 from mindspore import nn
 
 from ..config import Config
 from ..data.coco_utils import load_data
 from ..data.records import DataError, DetectionData
+from ..evaluation.coco_metrics import category_ids_for
 from ..formats.checkpoint import Labels, load_weights, save_config
 from ..model import build_model
 from ..runtime.collectives import from_first_rank, share_weights
-from ..runtime.cpu_settings import thread_count
 from ..runtime.device import set_seed
-from ..runtime.errors import printable
 from ..runtime.files import locked
 from ..runtime.stop_signal import StopSignal
 from ..runtime.terminal import ProgressBar, bar_columns
 from . import builders as setup
 from .callback import Callback, CheckpointSaver, list_checkpoints
 from .ema import Ema
+from .optimizers import DynamicLossScale
 from .resume import DrawnSeed, Resumable, UsedFolder, load_fitting, refuse_used
 from .run_log import Bar, LogLines, Progress, RunLog, as_line, save_run, short_line
 from .trainer import BadSteps, Run, TrainingError, train
@@ -46,9 +45,21 @@ class RunOptions:
     finetune: Optional[Path] = None  # a checkpoint
     resume: Optional[str] = None  # "auto", or a checkpoint
     force: bool = False  # resume in spite of differences
-    dry_run: bool = False
     log_interval: int = 10  # steps
     command_line: Sequence[str] = ()  # for run.json
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a run is going to do."""
+
+    trainable: int  # weights
+    rates: np.ndarray  # (steps,) learning rates
+    start: int  # steps done before
+    images_per_step: int
+    val_data: Optional[DetectionData]  # what is scored
+    eval_interval: int  # epochs
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,16 @@ class Finished:
     ap: Optional[float]
     seconds: float
     val_data: Optional[DetectionData]  # what was scored
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:  # of a run, built and resumed
+    plan: Plan
+    state: Resumable
+    loss_scale: Optional[DynamicLossScale]
+    evaluation: Optional[Evaluation]
+    step: setup.Step
+    batches: Any
 
 
 @dataclass
@@ -86,19 +107,41 @@ class Job:
     def prefix(self) -> str:
         return f"{self.config.model.backbone}_{self.config.model.input_size}"
 
-    def run(self) -> Optional[Finished]:
-        """Build every part, hand them to each other and train; None for a dry run.
+    def run(self, announce: Callable[[Plan], None] = lambda _: None) -> Finished:
+        """Build every part, hand them to each other and train; `announce` is told before the steps.
 
         Raises:
             UsedFolder: the folder holds another run.
             LockedError: a run is going on there.
             TrainingError: too many steps without a finite gradient.
         """
+        began = time.monotonic()
         with self.at_exit:
-            return self.build_and_train()
+            if self.rank == 0:
+                self.at_exit.enter_context(locked(self.folder))
+                refuse_used(self.folder, self.options.resume)
+            parts = self.build()
+            announce(parts.plan)
+            run = self.loop(parts)
+            self.stop.defer()
+            try:
+                train(parts.step, parts.batches, run)
+            except BadSteps as error:
+                raise TrainingError(self.explain(error)) from None
+        best = parts.evaluation.best if parts.evaluation is not None else -1.0
+        path = self.folder / f"{self.prefix}-{'best' if best >= 0 else 'final'}.ckpt"
+        ap = best if best >= 0 else None
+        return Finished(path, ap, time.monotonic() - began, parts.plan.val_data)
 
-    def build_and_train(self) -> Optional[Finished]:
-        config, world_size, began = self.config, self.world_size, time.monotonic()
+    def dry_run(self) -> Tuple[Plan, Sequence[np.ndarray]]:
+        """What would be done, and the first batch of it, () where all is done. Writes nothing."""
+        parts = self.build()
+        with contextlib.closing(parts.batches) as batches:
+            return parts.plan, next(batches) if parts.plan.start < len(parts.plan.rates) else ()
+
+    def build(self) -> Parts:
+        """Every part, as it was where a run is resumed."""
+        config, world_size = self.config, self.world_size
         set_seed(config.random_seed)
         warning = setup.batch_warning(config, world_size)
         if warning:
@@ -114,9 +157,6 @@ class Job:
         drawn = self.drawn_seed()
         others = [part for part in (loss_scale, evaluation, drawn) if part is not None]
         state = Resumable(model, optimizer, facts, ema, others)
-        if self.rank == 0 and not self.options.dry_run:
-            self.at_exit.enter_context(locked(self.folder))
-            refuse_used(self.folder, self.options.resume)
         start = self.resume(state)
         scale = loss_scale.scale if loss_scale else config.optimizer.loss_scale
         step = setup.build_step(config, model, optimizer, world_size, scale, ema)
@@ -124,42 +164,26 @@ class Job:
         batches = setup.build_batches(
             config, self.data, start, len(rates), self.rank, world_size, unseeded
         )
-        lines = self.describe(model, len(rates), start, val_data)
-        if self.options.dry_run:
-            print("\n".join(lines))
-            self.show(rates, next(batches) if start < len(rates) else ())
-            batches.close()
-            return None
-        for line in lines:
-            LOG.info("%s", line)
-        run = Run(
-            rates,
+        trainable = sum(int(np.prod(p.shape)) for p in model.trainable_params())
+        per_step = setup.images_per_step(config, world_size)
+        plan = Plan(trainable, rates, start, per_step, val_data, self.eval_interval, self.folder)
+        return Parts(plan, state, loss_scale, evaluation, step, batches)
+
+    def loop(self, parts: Parts) -> Run:
+        """What the training loop has to know, with its callbacks."""
+        plan, evaluation = parts.plan, parts.evaluation
+        return Run(
+            plan.rates,
             len(self.data.records),
-            setup.images_per_step(config, world_size),
-            start,
-            config.train.max_bad_steps,
-            world_size,
-            loss_scale,
+            plan.images_per_step,
+            plan.start,
+            self.config.train.max_bad_steps,
+            self.world_size,
+            parts.loss_scale,
             lambda: self.stop.number,
             lambda: evaluation is not None and evaluation.should_stop,
-            self.callbacks(state, evaluation, val_data, start, len(rates)),
+            self.callbacks(parts),
         )
-        self.stop.defer()
-        self.train(step, batches, run)
-        scored = evaluation is not None and evaluation.best >= 0
-        return Finished(
-            self.folder / f"{self.prefix}-{'best' if scored else 'final'}.ckpt",
-            evaluation.best if evaluation is not None and scored else None,
-            time.monotonic() - began,
-            val_data,
-        )
-
-    def train(self, step: setup.Step, batches: Any, run: Run) -> None:
-        """All steps; an error says all there is to know."""
-        try:
-            train(step, batches, run)
-        except BadSteps as error:
-            raise TrainingError(self.explain(error)) from None
 
     def network(self) -> nn.Cell:
         """With the weights it begins with, and what is frozen."""
@@ -209,6 +233,9 @@ class Job:
             return None
         try:
             data = load_data(self.options.dataset_path, wanted.eval_split, allow_links=links)
+            category_ids_for(self.data.class_names, data)  # has it all classes?
+            if not data.annotated:
+                raise DataError(f"{data.annotation_path}: {data.split} has no annotations")
         except DataError as error:
             if wanted.eval_epochs:
                 raise
@@ -237,25 +264,19 @@ class Job:
             )
         return step
 
-    def callbacks(
-        self,
-        state: Resumable,
-        evaluation: Optional[Evaluation],
-        val_data: Optional[DetectionData],
-        start: int,
-        total: int,
-    ) -> List[Callback]:
+    def callbacks(self, parts: Parts) -> List[Callback]:
         """The first rank reports and saves; all of them score."""
+        plan, state, evaluation = parts.plan, parts.state, parts.evaluation
         if self.rank:
             return [evaluation] if evaluation else []
         save_config(self.folder, self.config, Labels(self.data.class_names, self.data.category_ids))
-        facts = {"world_size": self.world_size, "start_step": start}
+        facts = {"world_size": self.world_size, "start_step": plan.start}
         save_run(self.folder, self.options.command_line, facts)
-        logs: List[Any] = [RunLog(self.folder, start)]
+        logs: List[Any] = [RunLog(self.folder, plan.start)]
         if self.open_events is not None:
-            logs.append(self.open_events(self.folder, start, val_data))
+            logs.append(self.open_events(self.folder, plan.start, plan.val_data))
             self.at_exit.callback(logs[-1].close)
-        bar = ProgressBar(total, "steps", done=start)
+        bar = ProgressBar(len(plan.rates), "steps", done=plan.start)
         self.at_exit.callback(bar.close)
         train_config = self.config.train
         saver = CheckpointSaver(
@@ -283,40 +304,3 @@ class Job:
         saved = list_checkpoints(self.folder, self.prefix)
         last = f"last good checkpoint: {saved[-1]}" if saved else "no checkpoint was saved"
         return f"{error}, of which the last one saw {', '.join(names)}{more}; {last}"
-
-    def describe(
-        self, model: nn.Cell, total: int, start: int, val_data: Optional[DetectionData]
-    ) -> List[str]:
-        """What is going to happen, in a few lines."""
-        config, size = self.config, self.config.model.input_size
-        weights = sum(int(np.prod(p.shape)) for p in model.trainable_params())
-        target = ms.get_context("device_target")
-        per_step = setup.images_per_step(config, self.world_size)
-        images, classes = len(self.data.records), len(self.data.class_names)
-        lines = [
-            f"network  {config.model.backbone}, {size} x {size} px,"
-            f" {weights:,} trainable parameters",
-            f"device   {target}"
-            + (f", {thread_count()} threads" if target == "CPU" else "")
-            + (f", {self.world_size} ranks" if self.world_size > 1 else ""),
-            f"data     {self.data.split}: {images} images, {classes} classes",
-        ]
-        if val_data is not None:
-            n, every = len(val_data.records), self.eval_interval
-            lines.append(f"scores   {val_data.split}: {n} images, every {every} epochs")
-        lines.append(
-            f"length   {total} steps of {per_step} images, {total * per_step / images:.1f} epochs"
-            + (f"; {start} are done" if start else "")
-        )
-        if not self.options.dry_run:
-            lines.append(f"output   {printable(str(self.folder))}")
-            lines.append("compiling, about 20 s the first time; the time left is known after that")
-        return lines
-
-    def show(self, rates: np.ndarray, batch: Sequence[Any]) -> None:
-        """What `--dry_run` prints besides."""
-        for name, part in zip(("images", "loc_targets", "label_targets"), batch):
-            print(f"{name}: {part.shape} {part.dtype}")
-        per_step = setup.images_per_step(self.config, self.world_size)
-        for line in setup.milestones(rates, len(self.data.records) / per_step):
-            print(line)

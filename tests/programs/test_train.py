@@ -2,7 +2,9 @@
 """train.py with the engine's options, on a small network."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from datasets import rendered
 
 import train
 from src.formats.checkpoint import read_checkpoint
+from src.programs.arguments import demo_arguments, eval_arguments, export_arguments
 from src.runtime.device import RANK_VARIABLES
 from src.runtime.errors import UsageError
 from src.training import builders
@@ -74,6 +77,7 @@ def test_the_folder_of_a_run(run):
     assert [row["step"] for row in rows if "AP" in row] == [9, 18]
     assert {"AP50", "AP_ema", "AP50_ema"} <= set(rows[-1])
     assert (run / f"{PREFIX}-best.ckpt").is_file()
+    assert not (run / "log.csv").exists()
 
 
 def test_the_last_file_holds_the_average_of_the_weights(run):
@@ -100,6 +104,33 @@ def test_resuming_within_an_epoch_equals_the_straight_run_bit_for_bit(run, data,
     assert [row["step"] for row in rows if "AP" in row] == [9, 18]
 
 
+def test_by_default_ap_is_told_and_the_best_and_the_last_are_kept(data, tmp_path, capsys):
+    """And the commands printed at the end can be typed as they are."""
+    chosen = [
+        text for text in SMALL if not text.startswith(("train.keep", "train.eval", "train.s"))
+    ]
+    flags = ["--config", "m2det_tiny", "--dataset_path", str(data), "--train_url", str(tmp_path)]
+    settings = [*chosen, "train.total_epochs=2"]
+    train.main([*flags, *(word for text in settings for word in ("--set", text))])
+    folder = tmp_path / "m2det_tiny"
+    names = [f"{PREFIX}-{which}.ckpt" for which in ("2_9", "best", "final")]
+    assert sorted(path.name for path in folder.glob("*.ckpt")) == names
+    rows = [row for row in read_log(folder) if "AP" in row]
+    assert [row["step"] for row in rows] == [5, 9]  # each epoch: two are fewer than ten
+
+    printed = capsys.readouterr().out
+    text = printed[printed.index("done in ") :]
+    best = max(max(row["AP"], row["AP_ema"]) for row in rows)
+    assert f"AP {best:.4f} at best" in text
+    commands = text.split("next:\n")[1].replace("\\\n", "").splitlines()
+    parsers = (eval_arguments, demo_arguments, export_arguments)
+    for command, program, parse in zip(commands, ("eval", "demo", "export"), parsers):
+        python, script, *words = shlex.split(command)
+        assert (python, script) == ("python", f"{program}.py")
+        assert Path(parse(words).checkpoint_path) == folder / f"{PREFIX}-best.ckpt"
+    assert len(commands) == 3
+
+
 def test_another_schedule_is_refused(run, data, tmp_path):
     path = str(run / f"{PREFIX}-1_7.ckpt")
     flags = ("--resume", path, "--set", "train.total_epochs=5")
@@ -119,7 +150,8 @@ def test_images_of_steps_without_a_finite_gradient_are_named(run, data, tmp_path
             yield batch
 
     monkeypatch.setattr(builders, "build_batches", spoiled)
-    more = ("--set", "train.max_bad_steps=3", "--set", "train.eval_epochs=0")
+    settings = ("train.max_bad_steps=3", "train.eval_epochs=0", "train.eval_times=0")
+    more = [word for text in settings for word in ("--set", text)]
     with pytest.raises(TrainingError) as caught:
         train.main(arguments(data, tmp_path, *more))
     message = str(caught.value)

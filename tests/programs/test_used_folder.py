@@ -18,6 +18,7 @@ PREFIX = "resnet18_64"
 SMALL = (
     *("model.input_size=64", "model.num_levels=1", "model.num_scales=3", "model.planes=32"),
     *("train.per_batch_size=4", "train.total_epochs=3", "train.ema=0"),
+    *("train.keep_checkpoints=5", "train.eval_times=0"),
 )
 
 
