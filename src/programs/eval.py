@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> Dict[str, float]:
     if data.annotated:
         find_scorer(args.scorer)  # that it is missing should not show after hours
     detector = build_detector(network, data)
+    announce(network, data, args, ranks)
     report_views(detector)
     watch = Stopwatch(STAGES)
     # Two evaluations would write over each other's parts.
@@ -180,6 +181,18 @@ def relevant(config: Config) -> str:
     """What of a configuration the detections depend on."""
     test = replace(config.test, batch_size=1)
     return to_json(Config(model=config.model, anchors=config.anchors, data=config.data, test=test))
+
+
+def announce(
+    network: NetworkFile, data: DetectionData, args: argparse.Namespace, ranks: int
+) -> None:
+    """Says what is going to be scored."""
+    size, images = network.config.model.input_size, len(data.records)
+    of_ranks = f", {ranks} ranks" if ranks > 1 else ""
+    LOG.info("network  %s, %d x %d px", printable(str(network.path)), size, size)
+    LOG.info("device   %s%s", args.device_target, of_ranks)
+    LOG.info("data     %s: %d images, %d classes", data.split, images, len(data.class_names))
+    LOG.info("output   %s", printable(str(args.output)))
 
 
 def report_views(detector: ArrayDetector) -> None:

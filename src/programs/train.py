@@ -2,6 +2,7 @@
 """Train M2Det on a data set."""
 
 import argparse
+import contextlib
 import logging
 import shlex
 import sys
@@ -121,8 +122,10 @@ def print_result(finished: Finished, dataset_path: Path) -> None:
     checkpoint = ("--checkpoint_path", path)
     commands: List[Tuple[str, ...]] = [("export", *checkpoint)]
     if finished.val_data is not None:
-        split, images = finished.val_data.split, Path(finished.val_data.records[0].path).parent
-        where = ("--dataset_path", str(dataset_path), "--split", split)
+        images = Path(finished.val_data.records[0].path).parent
+        with contextlib.suppress(ValueError):  # as the user calls the folder
+            images = dataset_path / images.relative_to(dataset_path.resolve())
+        where = ("--dataset_path", str(dataset_path), "--split", finished.val_data.split)
         commands = [
             ("eval", *checkpoint, *where, "--report"),
             ("demo", *checkpoint, "--input", str(images)),

@@ -93,7 +93,7 @@ def static_findings(found: Installation, driver: Optional[Driver], device_id: in
 def trial_finding(target: str, device_id: int) -> Finding:
     """On a convolution and a training step, run in another process."""
     command = [sys.executable, "-m", f"{__package__}.trial", target, str(device_id)]
-    environment = {"GLOG_v": "4", **os.environ}  # errors come as exceptions too
+    environment = {**os.environ, "GLOG_v": "4"}  # errors come as exceptions too
     try:
         result = subprocess.run(
             command,
