@@ -145,7 +145,7 @@ def as_command(words: Sequence[str]) -> str:
             lines[-1] += " \\"
             lines.append("   ")
         lines[-1] += f" {part}"
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def check(args: argparse.Namespace) -> int:
