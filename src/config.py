@@ -125,6 +125,9 @@ class TrainConfig:
         "O0: float32; O2: float16 but for BatchNorm; O3: float16 altogether",
         choices=("O0", "O2", "O3"),
     )
+    allow_tf32: bool = setting(
+        False, "GPU of Ampere or later: float32 convolutions round inputs to 10 bits of mantissa"
+    )
     eval_epochs: int = setting(0, "score `eval_split` every so many epochs", 0, _MANY)
     eval_times: int = setting(
         10, "or about so often in the run, if the data have it; 0: never", 0, _MANY

@@ -40,7 +40,9 @@ def main(args: argparse.Namespace) -> None:
     if args.resume not in (None, "auto") and not Path(args.resume).is_file():
         raise CheckpointError(f"checkpoint {args.resume} not found")
     with StopSignal() as stop:
-        rank, world_size = setup_device(args.device_target, args.device_id, args.distribute)
+        rank, world_size = setup_device(
+            args.device_target, args.device_id, args.distribute, config.train.allow_tf32
+        )
         start_log(logging.INFO if rank == 0 else logging.WARNING)
         data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
         require_boxes(data)

@@ -22,8 +22,16 @@ class DeviceError(M2DetError, ValueError):
     """A device that is not there or cannot be used."""
 
 
-def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> Tuple[int, int]:
+def setup_device(
+    target: str, device_id: int = 0, distribute: bool = False, allow_tf32: bool = False
+) -> Tuple[int, int]:
     """Select graph mode, device and cache of graphs; returns (rank, number of ranks).
+
+    Args:
+        target: "CPU", "GPU" or "Ascend".
+        device_id: which of them; a rank of a launcher takes its own.
+        distribute: join the other ranks.
+        allow_tf32: let a GPU of Ampere or later round the inputs of float32 convolutions.
 
     Raises:
         DeviceError: the device is not there.
@@ -49,7 +57,7 @@ def setup_device(target: str, device_id: int = 0, distribute: bool = False) -> T
             reason = f"`python -m src.runtime.gpu.check_device` says what is missing ({reason})"
         raise DeviceError(f"device {target} {device_id} cannot be used: {reason}") from None
     if target == "GPU":
-        set_gpu_context()
+        set_gpu_context(allow_tf32)
     rank, world_size = 0, 1
     if distribute:
         init()

@@ -19,6 +19,8 @@ extern struct call fake_calls[];  // written by build.py, ends without a name
 enum direction { HOST_TO_HOST, TO_DEVICE, TO_HOST, ON_DEVICE, DIRECTIONS };
 static const char *const direction_names[] = {"host to host", "to device", "to host", "on device"};
 static long copies[DIRECTIONS], copied_bytes[DIRECTIONS], reductions;
+enum { TENSOR_CORES = 1, MATH_TYPES = 4 };
+static long math_types[MATH_TYPES];  // asked for when a convolution is prepared, so never reset
 
 void fake_gpu_reset(void) {
   for (struct call *call = fake_calls; call->name; call++) call->count = 0;
@@ -35,6 +37,7 @@ void fake_gpu_write(const char *path) {
     if (call->count) fprintf(file, "%s %ld 0\n", call->name, call->count);
   for (int i = 0; i < DIRECTIONS; i++) fprintf(file, "copy %s %ld %ld\n", direction_names[i], copies[i], copied_bytes[i]);
   fprintf(file, "ncclAllReduce %ld 0\n", reductions);
+  fprintf(file, "convolutions on tensor cores %ld 0\n", math_types[TENSOR_CORES]);
   fclose(file);
 }
 
@@ -129,6 +132,11 @@ int cudnnSetTensor4dDescriptor(size_t *d, int format, int type, int n, int c, in
 int cudnnSetFilter4dDescriptor(size_t *d, int type, int format, int n, int c, int h, int w) { return describe(d, type, 4, (int[]){n, c, h, w}); }
 int cudnnGetTensorSizeInBytes(const size_t *d, size_t *bytes) { *bytes = *d; return 0; }
 int cudnnGetFilterSizeInBytes(const size_t *d, size_t *bytes) { *bytes = *d; return 0; }
+
+int cudnnSetConvolutionMathType(void *convolution, int type) {
+  __sync_fetch_and_add(&math_types[type % MATH_TYPES], 1);
+  return 0;
+}
 
 // One algorithm, number 1, that works and wants no workspace (cudnnConvolutionFwdAlgoPerf_t and its
 // like have 48 bytes, all 0 but the first word).

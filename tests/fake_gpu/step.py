@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps on the device that `build.py` makes; prints what the last of them did as JSON."""
+"""Training steps on the device that `build.py` makes; prints what the last of them did as JSON.
+
+Several networks in one process, each after a `then`, spare the start of the others: a line each.
+"""
 
 import argparse
 import ctypes
@@ -22,23 +25,39 @@ from src.utils import set_seed, setup_device
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
-    parser.add_argument("--config", default="m2det_tiny")
+    parser.add_argument("words", nargs="*", metavar="[PRESET] section.key=value ... [then ...]")
     parser.add_argument("--distribute", action="store_true")
     parser.add_argument("--without", choices=("streams", "layout"), help="this workaround")
     args = parser.parse_args()
-    config = get_config(args.config, args.settings)
-    rank, world_size = setup_device("GPU", 0, args.distribute)
+    configs = [configuration(words) for words in separated(args.words)]
+    allow_tf32 = configs[0].train.allow_tf32
+    rank, world_size = setup_device("GPU", 0, args.distribute, allow_tf32)
     if args.without == "layout":
         ms.set_context(disable_format_transform=False)
     elif args.without == "streams":
         train_step.UnusedSum = lambda world_size: nn.Identity()
-    set_seed(config.random_seed)
-    step = make_step(config, world_size)
-    sizes = config.data.multi_scale or (config.model.input_size,)
-    for size in (*sizes, *sizes):  # the second round has nothing to compile
-        counts = count(step, batch(override(config, [f"model.input_size={size}"])))
-    print(json.dumps({"rank": rank, **summary(counts)}))
+    for config in configs:
+        set_seed(config.random_seed)
+        step = make_step(config, world_size)
+        sizes = config.data.multi_scale or (config.model.input_size,)
+        for size in (*sizes, *sizes):  # the second round has nothing to compile
+            counts = count(step, batch(override(config, [f"model.input_size={size}"])))
+        print(json.dumps({"rank": rank, **summary(counts)}), flush=True)
+
+
+def separated(words: List[str]) -> List[List[str]]:
+    groups: List[List[str]] = [[]]
+    for word in words:
+        if word == "then":
+            groups.append([])
+        else:
+            groups[-1].append(word)
+    return groups
+
+
+def configuration(words: List[str]) -> Config:
+    named = bool(words) and "=" not in words[0]
+    return get_config(words[0] if named else "m2det_tiny", words[named:])
 
 
 def make_step(config: Config, world_size: int) -> builders.Step:
@@ -81,6 +100,7 @@ def summary(counts: Dict[str, Tuple[int, int]]) -> Dict[str, int]:
     return {
         "kernels": sum(kernels.values()),
         "convolutions": sum(convolutions),
+        "on tensor cores": counts["convolutions on tensor cores"][0],
         "waits": sum(counts.get(name, (0, 0))[0] for name in waits),
         "reductions": counts["ncclAllReduce"][0],
         "copies to host": counts["copy to host"][0],

@@ -47,17 +47,24 @@ def start(gpu, folder, *words, ranks=1, capability=80):
     )
 
 
-def step(gpu, folder, *words, **device):
-    """What one training step of the first rank did."""
+def steps(gpu, folder, *words, **device):
+    """What the last step of the first rank did, for each of the networks in `words`."""
     done = start(gpu, folder, STEP, *words, **device)
-    found = [line for line in done.stdout.splitlines() if line.startswith('{"rank": 0')]
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(found[-1])
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"rank": 0')]
+    found = [json.loads(line) for line in lines]
+    assert len(found) == 1 + words.count("then")
+    return found
+
+
+def step(gpu, folder, *words, **device):
+    return steps(gpu, folder, *words, **device)[0]
 
 
 def test_a_step_in_float32(gpu, tmp_path):
     found = step(gpu, tmp_path)
     assert found["convolutions"] == 176
+    assert found["on tensor cores"] == 0  # float32, not TF32
     assert found["copies to host"] == 1
     assert found["waits"] <= 11
     assert found["copies on device"] <= 60
@@ -67,7 +74,7 @@ def test_a_step_in_float32(gpu, tmp_path):
 
 def test_vgg_in_float16(gpu, tmp_path):
     found = step(gpu, tmp_path, *SMALL, "model.backbone=vgg16", "train.amp_level=O2")
-    assert found["convolutions"] > 80
+    assert found["convolutions"] == found["on tensor cores"] > 80
 
 
 def test_two_ranks(gpu, tmp_path):
@@ -76,64 +83,68 @@ def test_two_ranks(gpu, tmp_path):
     assert 1 < found["reductions"] <= 8
 
 
-LEVELS = [f"train.amp_level={level}" for level in ("O0", "O2", "O3")]
-ONE_RANK = [
-    *([level, "model.backbone=vgg16"] for level in LEVELS),
-    *([level, "optimizer.type=SGD"] for level in LEVELS),
-    *([level, "train.accumulate=2"] for level in LEVELS),
-    *([f"model.backbone={net}"] for net in ("resnet50", "se_resnet50", "se_resnext50_32x4d")),
-    ["train.amp_level=O2", "model.backbone=se_resnet50"],
-    ["train.amp_level=O3", "model.backbone=se_resnext50_32x4d"],
-    ["train.ema=0"],
-    ["train.ema=0.9", "train.accumulate=2", "optimizer.type=SGD", "optimizer.dampening=0.1"],
-    ["train.freeze_backbone=true"],
-    ["train.freeze_batch_norm=all", "train.amp_level=O3"],
-    ["train.freeze_batch_norm=backbone", "train.accumulate=2"],
-    ["random_seed=none"],
-    ["model.sfam=false"],
-    ["model.sfam=true", "model.shared_sfam=false", "model.shared_squeeze=false"],
-    ["model.upsample=bilinear"],
-    ["model.upsample=bilinear", "train.amp_level=O3"],
-    ["model.smooth=false", "model.base_feature=first"],
-    ["data.multi_scale=[128,160]"],
-    ["data.multi_scale=[128,160]", "train.accumulate=2", "train.amp_level=O2"],
-    ["optimizer.clip_grad_norm=0", "optimizer.decay_bias_and_norm=true"],
-    *(["--config", name, "train.per_batch_size=1"] for name in ("ssd300_vgg16", "deconv320_vgg16")),
-    ["--config", "ssd320_vgg16", "train.per_batch_size=1", "train.amp_level=O2"],
+# Each choice at least once, and with others than its neighbours: a line is a network that takes
+# steps, a list those of one process.
+SGD, ADAMW = "optimizer.type=SGD", "optimizer.type=AdamW"
+O2, O3 = "train.amp_level=O2", "train.amp_level=O3"
+PARTS, SYNC = "train.accumulate=2", "train.sync_batch_norm=true"
+BILINEAR, NO_SFAM, UNSEEDED = "model.upsample=bilinear", "model.sfam=false", "random_seed=none"
+SIZES = "data.multi_scale=[64,96]"
+VGG, RESNET50 = "model.backbone=vgg16", "model.backbone=resnet50"
+SE, SEX = "model.backbone=se_resnet50", "model.backbone=se_resnext50_32x4d"
+MATRIX = [
+    (1, 61, [[VGG, SGD, PARTS, UNSEEDED], [O2, NO_SFAM, BILINEAR], [VGG, O3, ADAMW]]),
+    (1, 70, [[VGG, O2, SGD, BILINEAR], [O3, PARTS, UNSEEDED], [SE, O3, SGD, "train.ema=0"]]),
+    (1, 80, [
+        [VGG, O3, PARTS, "train.freeze_backbone=true"],
+        [RESNET50, O2, SIZES, SGD, "optimizer.dampening=0.1"],
+        [SEX, O2, PARTS, "model.shared_sfam=false", "model.shared_squeeze=false"],
+        [O3, "train.freeze_batch_norm=all", "optimizer.clip_grad_norm=0", BILINEAR],
+        [PARTS, SIZES, "train.freeze_batch_norm=backbone", "model.smooth=false", NO_SFAM],
+        [ADAMW, "model.base_feature=first", "train.freeze_stages=2"],
+    ]),
+    (1, 90, [[VGG, O2, PARTS, NO_SFAM], [RESNET50, O3, SGD, SIZES], [SE, UNSEEDED, BILINEAR]]),
+    (2, 61, [[VGG, SGD, SYNC], [PARTS, "train.freeze_batch_norm=all", "train.ema=0"]]),
+    (2, 70, [[VGG, O2, PARTS, UNSEEDED], [O3, SYNC, SGD, "train.freeze_backbone=true"]]),
+    (2, 80, [
+        [SYNC, SIZES, UNSEEDED],
+        [O2, SYNC, PARTS, NO_SFAM],
+        [SEX, O3, BILINEAR, SGD],
+        [SGD, PARTS, SIZES, "train.ema=0"],
+    ]),
+    (2, 90, [[VGG, O3, SYNC, PARTS], [SE, O2, SYNC, SIZES, BILINEAR]]),
 ]  # fmt: skip
-TWO_RANKS = [
-    *([level, "model.backbone=vgg16"] for level in LEVELS),
-    *([level, "train.sync_batch_norm=true"] for level in LEVELS),
-    ["train.accumulate=2"],
-    ["train.accumulate=2", "train.sync_batch_norm=true", "train.amp_level=O2"],
-    ["optimizer.type=SGD", "train.ema=0"],
-    ["train.freeze_backbone=true", "train.sync_batch_norm=true"],
-    ["train.freeze_batch_norm=all"],
-    ["data.multi_scale=[128,160]", "train.sync_batch_norm=true"],
-    ["model.backbone=se_resnet50", "model.upsample=bilinear", "model.sfam=false"],
-]
+PRESETS = [["ssd300_vgg16", SGD, PARTS], ["ssd320_vgg16", O2], ["deconv320_vgg16", O3]]
 
 
 @slow
-@pytest.mark.parametrize("settings", ONE_RANK, ids=" ".join)
-def test_every_form_of_a_step(gpu, tmp_path, settings):
-    assert step(gpu, tmp_path, *settings)["copies to host"] == 1
-
-
-@slow
-@pytest.mark.parametrize("settings", TWO_RANKS, ids=" ".join)
-def test_every_form_of_a_step_of_two_ranks(gpu, tmp_path, settings):
-    assert step(gpu, tmp_path, *settings, ranks=2)["reductions"] > 1
-
-
-@slow
-@pytest.mark.parametrize("capability", [61, 70, 90])
 @pytest.mark.parametrize(
-    "settings", [["model.backbone=vgg16", "O2"], ["model.sfam=true", "O3"]], ids="-".join
+    ("ranks", "capability", "networks"),
+    MATRIX,
+    ids=[f"ranks{ranks}-sm{capability}" for ranks, capability, _ in MATRIX],
 )
-def test_other_compute_capabilities(gpu, tmp_path, capability, settings):
-    words = (settings[0], f"train.amp_level={settings[1]}")
-    assert step(gpu, tmp_path, *words, capability=capability)["convolutions"] > 100
+def test_every_form_of_a_step(gpu, tmp_path, ranks, capability, networks):
+    words = join([[*SMALL, *settings] for settings in networks])
+    for found in steps(gpu, tmp_path, *words, ranks=ranks, capability=capability):
+        assert found["copies to host"] == 1
+        assert (found["reductions"] > 1) == (ranks > 1)
+
+
+@slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ssd_presets(gpu, tmp_path, ranks):
+    words = join([[*preset, "train.per_batch_size=1"] for preset in PRESETS])
+    assert all(found["convolutions"] > 80 for found in steps(gpu, tmp_path, *words, ranks=ranks))
+
+
+@slow
+def test_tf32_is_asked_for(gpu, tmp_path):
+    found = step(gpu, tmp_path, *SMALL, "train.allow_tf32=true")
+    assert found["convolutions"] == found["on tensor cores"] > 80
+
+
+def join(networks):
+    return [word for words in networks for word in ("then", *words)][1:]
 
 
 @slow
@@ -142,7 +153,8 @@ def test_train_with_evaluation_and_resume_then_evaluate(gpu, tmp_path_factory, t
     data = rendered(tmp_path_factory, 32, 4)
     common = ["--device_target", "GPU", "--dataset_path", str(data)]
     train = ["train.py", *common, "--config", "m2det_tiny", "--train_url", str(tmp_path)]
-    for text in ("train.eval_epochs=1", "random_seed=none", "train.per_batch_size=4"):
+    settings = ("train.eval_epochs=1", "random_seed=none", "train.per_batch_size=4")
+    for text in (*settings, *SMALL):
         train += ["--set", text]
     for more in (["train.total_epochs=2", "--resume", "auto"], ["train.total_epochs=3", "--force"]):
         words = [*train, "--set", *more, *(["--resume", "auto"] if "--resume" not in more else [])]
@@ -159,13 +171,13 @@ def test_train_with_evaluation_and_resume_then_evaluate(gpu, tmp_path_factory, t
     ("without", "ranks", "settings", "message"),
     [
         ("streams", 2, [], "send_actor"),
-        ("layout", 1, ["model.backbone=vgg16", "train.amp_level=O2"], "dilation"),
-        ("layout", 1, ["train.amp_level=O3"], "ref count"),
+        ("layout", 1, [VGG, O2], "dilation"),
+        ("layout", 1, [O3], "ref count"),
     ],
 )
 def test_a_fault_is_still_there(gpu, tmp_path, without, ranks, settings, message):
     """Where this fails MindSpore has mended it, and src/runtime/gpu/workarounds.py can shrink."""
-    done = start(gpu, tmp_path, STEP, *settings, "--without", without, ranks=ranks)
+    done = start(gpu, tmp_path, STEP, *SMALL, *settings, "--without", without, ranks=ranks)
     logs = "".join(path.read_text() for path in tmp_path.glob("worker*.log"))
     assert done.returncode != 0
     assert message in done.stdout + done.stderr + logs

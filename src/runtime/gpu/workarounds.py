@@ -10,18 +10,22 @@ from typing import Tuple
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.device_context.gpu import op_precision
 
 LARGEST = 3.0e38  # nearly the largest float32
 
 
-def set_gpu_context() -> None:
-    """Keep float16 networks in the layout NCHW.
+def set_gpu_context(allow_tf32: bool = False) -> None:
+    """Keep float16 networks in the layout NCHW, and float32 convolutions in float32.
 
     From compute capability 7.0 on MindSpore turns float16 convolutions to NHWC by itself. That
     misreads a dilation (conv6 of VGG-16: "dilation[kIndex3]: 6") and loses count of the inputs of
     a BatchNorm joined with an addition (ResNet in O3: "Invalid new ref count:0 for decrease").
+
+    Its default for float32 convolutions, not for matrix products, is TF32, from 8.0 on.
     """
     ms.set_context(disable_format_transform=True)
+    op_precision.conv_allow_tf32(allow_tf32)
 
 
 class UnusedSum(nn.Cell):
