@@ -82,7 +82,9 @@ class MultiBoxLoss(nn.Cell):
             ops.select(positive, ops.zeros_like(cross_entropy), cross_entropy)
         )
         _, order = ops.sort(sortable(difficulty), -1, True)
-        _, rank = ops.sort(order.astype(ms.float32), -1)
+        # by scattering: a second sort, of float32, would lose places beyond 2,048 on an Ascend
+        places = ops.broadcast_to(ops.arange(order.shape[1]).astype(order.dtype), order.shape)
+        rank = ops.tensor_scatter_elements(ops.zeros_like(order), order, places, 1)
         positives = positive.astype(ms.int32).sum(-1, keepdims=True)
         wanted = ops.minimum(self.neg_pos_ratio * positives, positive.shape[1] - 1)
         empty = ops.full_like(wanted, self.empty_image_negatives)

@@ -131,8 +131,9 @@ def build_step(
     statistics = running_statistics(model)
     cell = ModelWithLoss(use_float16(model, config.train.amp_level), criterion)
     cell.set_train()
-    packed = ms.get_context("device_target") != "CPU"
-    update = Update(optimizer, config.optimizer.clip_grad_norm, world_size, packed)
+    target = ms.get_context("device_target")
+    clip = config.optimizer.clip_grad_norm
+    update = Update(optimizer, clip, world_size, target != "CPU", saturating=target == "Ascend")
     gradients = Gradients(cell, update, loss_scale, config.data.mean_bgr)
     parts = config.train.accumulate
     if parts > 1:

@@ -188,6 +188,8 @@ class Update(nn.Cell):
         world_size: number of ranks.
         packed: join the gradients to a few large tensors: on a GPU hundreds of small kernels cost
             more than the copies, on a CPU the copies do.
+        saturating: numbers may not tell of an overflow: an Ascend 910A, and later ones in
+            SATURATION_MODE, give the largest number or zero in place of infinity and NaN.
     """
 
     def __init__(
@@ -196,9 +198,11 @@ class Update(nn.Cell):
         clip_grad_norm: float = 0.0,
         world_size: int = 1,
         packed: bool = False,
+        saturating: bool = False,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.optimizer = optimizer
+        self.saturating = saturating
         self.clip_grad_norm = clip_grad_norm
         self.world_size = world_size
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM) if world_size > 1 else None
@@ -221,11 +225,14 @@ class Update(nn.Cell):
 
         A `loss` that is not finite makes the norm NaN: the gradient of Smooth-L1 is finite even so.
         """
+        overflows = self._overflows(grads) if self.saturating else None
         if self.all_reduce is not None:
             grads = self.map(self.all_reduce, grads)
             scale = scale * self.world_size
         norm = ops.sqrt(2.0 * self.sum(self.map(_squared_sum, grads))) / scale
         norm = ops.select(ops.isfinite(loss), norm, Tensor(float("nan"), ms.float32))
+        if overflows is not None:
+            norm = ops.select(overflows == 0, norm, Tensor(float("nan"), ms.float32))
         factor = 1.0 / scale
         if self.clip_grad_norm > 0:
             factor = factor * ops.minimum(self.clip_grad_norm / (norm + 1e-6), Tensor(1.0))
@@ -234,6 +241,13 @@ class Update(nn.Cell):
         if self.packing is not None:
             grads = self.packing.unpack(grads)
         return ops.depend(norm, self.optimizer(grads, finite))
+
+    def _overflows(self, grads: Tuple[Tensor, ...]) -> Tensor:
+        """() float32: the ranks where a gradient is not finite, or where one of these Ascends has
+        seen an overflow since this was last asked (`amp.all_finite` reads its float status).
+        """
+        overflows = 1.0 - ms.amp.all_finite(grads).astype(ms.float32)
+        return overflows if self.all_reduce is None else self.all_reduce(overflows)
 
 
 class KeptStatistics(nn.Cell):

@@ -5,6 +5,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.device_context.gpu import op_precision
 
 from src.loss import MultiBoxLoss
 from src.runtime import device as device_module
@@ -32,9 +33,9 @@ def gpu_mul_no_nan():
 class Apply(nn.Cell):
     """An update by one gradient; returns its norm."""
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer, **settings):
         super().__init__(auto_prefix=False)
-        self.update = Update(optimizer, CLIP)
+        self.update = Update(optimizer, CLIP, **settings)
 
     def construct(self, grad, scale):
         return self.update((grad,), scale, scale)
@@ -101,6 +102,24 @@ def test_a_gradient_that_is_not_finite_changes_nothing(kind, monkeypatch):
             np.testing.assert_array_equal(parameter.asnumpy(), old)
 
 
+def below_the_largest_float16(grads):
+    """In the place of `amp.all_finite`: an overflow that has left no infinity."""
+    return (ops.abs(grads[0]) < 65504).all()
+
+
+def test_an_overflow_that_an_ascend_saturates_changes_nothing(monkeypatch):
+    monkeypatch.setattr(ms.amp, "all_finite", below_the_largest_float16)
+    weight = Parameter(Tensor(WEIGHTS), name="w")
+    update = Apply(SGD([weight], [DECAY], [RATE] * 4), saturating=True)
+    grad = DIRECTION.astype(np.float32)
+    assert np.isfinite(update(Tensor(grad), Tensor(1.0)).asnumpy())
+    before = weight.asnumpy().copy()
+    assert np.abs(before - WEIGHTS).max() > 1e-3
+    grad[1, 3] = 65504
+    assert np.isnan(update(Tensor(grad), Tensor(1.0)).asnumpy())
+    np.testing.assert_array_equal(weight.asnumpy(), before)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_mining_sorts_finite_float32_and_the_loss_shows_what_is_not(bad, monkeypatch):
     """More than 4,096 values: there the GPU sorts with a TopK that does not end on others."""
@@ -119,17 +138,22 @@ def test_mining_sorts_finite_float32_and_the_loss_shows_what_is_not(bad, monkeyp
     chosen = criterion._mine(entropy, Tensor(labels > 0)).asnumpy()
     assert chosen[0, 4321]
     assert chosen.sum() == 3
-    assert len(seen) == 2
-    assert all(x.dtype == ms.float32 and np.isfinite(x.asnumpy()).all() for x in seen)
+    [sorted_] = seen
+    assert sorted_.dtype == ms.float32
+    assert np.isfinite(sorted_.asnumpy()).all()
 
 
 def test_what_setup_device_sets_for_a_gpu(monkeypatch):
     told = {}
     monkeypatch.setattr(ms, "set_context", lambda **options: told.update(options))
     monkeypatch.setattr(ms, "set_device", lambda *words: None)
+    monkeypatch.setattr(op_precision, "conv_allow_tf32", lambda value: told.update(tf32=value))
     monkeypatch.setattr(device_module.ctypes, "CDLL", lambda name: None)
     monkeypatch.setattr(device_module, "open_cache", lambda *words: None)
     device_module.setup_device("CPU")
     assert "disable_format_transform" not in told
     device_module.setup_device("GPU")
     assert told["disable_format_transform"] is True
+    assert told["tf32"] is False
+    device_module.setup_device("GPU", allow_tf32=True)
+    assert told["tf32"] is True
