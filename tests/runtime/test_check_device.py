@@ -11,7 +11,7 @@ import pytest
 
 from src.runtime.gpu import check_device
 from src.runtime.gpu.check_device import judge_trial, plugin_findings, report
-from src.runtime.gpu.findings import Finding, ask_driver
+from src.runtime.gpu.findings import Finding
 from src.runtime.gpu.libraries import (
     Installation,
     find_installation,
@@ -20,6 +20,7 @@ from src.runtime.gpu.libraries import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_GPU = shutil.which("nvidia-smi") is not None
 # What the plugin wants of libcuda.so.1 before it can be loaded.
 DRIVER_CALLS = (
     "cuDeviceGetAttribute",
@@ -100,7 +101,7 @@ def test_a_trial_that_fails_is_one_line(monkeypatch):
     assert (finding.state, finding.text) == ("missing", "failed: code 1")
 
 
-@pytest.mark.skipif(ask_driver() is not None, reason="this machine has a GPU's driver")
+@pytest.mark.skipif(WITH_GPU, reason="this machine has a GPU's driver")
 def test_here(tmp_path):
     """The whole program, as it is: no driver, and a CPU that computes and learns."""
     result = check()
@@ -110,6 +111,19 @@ def test_here(tmp_path):
     assert any(line.startswith("ok      CPU trial") for line in lines)
     assert "The GPU cannot be used. To do:" in lines
     assert result.stderr == ""
+
+
+def test_a_gpu_that_is_too_old_for_the_kernels(tmp_path):
+    """nvidia-smi is asked, and its answer is held against what the wheel has kernels for."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'Tesla K80, 3.7, 470.82.01'\n")
+    program.chmod(0o755)
+    result = check(PATH=f"{tmp_path}:{os.environ['PATH']}")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert result.returncode == 1, result.stderr
+    assert "MISSING driver 470.82.01" in lines
+    assert "ok GPU 0 Tesla K80, compute capability 3.7" in lines
+    assert any(line.startswith("MISSING kernels compute capability 3.7: too old") for line in lines)
 
 
 def check(**environment):
@@ -136,14 +150,14 @@ def sourced():
 def test_every_library_but_the_driver_resolves(sourced):
     lines = check(**sourced).stdout.splitlines()
     missing = [line.split()[1] for line in lines if line.startswith("MISSING")]
-    assert missing == [] if ask_driver() else ["driver"]
+    assert missing == ([] if WITH_GPU else ["driver"])
     assert sum(line.startswith("ok      libcu") for line in lines) >= 8
 
 
 def test_mindspore_takes_the_plugin_once_there_is_a_driver(sourced, tmp_path):
     """With a hollow library in the driver's place MindSpore's own loader chooses the GPU."""
     compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or ask_driver():
+    if compiler is None or WITH_GPU:
         pytest.skip("needs a C compiler, and no driver")
     library = tmp_path / "libcuda.so.1"
     source = tmp_path / "hollow.c"

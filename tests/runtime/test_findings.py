@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Findings on driver, libraries and kernels, from words and files made up for it."""
 
-import ctypes
 import struct
 from pathlib import Path
 
 import pytest
 
-from src.runtime.gpu import findings as device_findings
 from src.runtime.gpu.findings import (
-    Driver,
-    ask_driver,
     driver_findings,
     kernel_finding,
     kernel_targets,
     library_findings,
+    parse_gpus,
     parse_ldd,
 )
 from src.runtime.gpu.libraries import Installation
@@ -90,54 +87,32 @@ def test_kernels_for_a_card(capability, state, words):
     assert bool(finding.advice) == (state == "missing")
 
 
-def test_no_driver():
-    (finding,) = driver_findings(None)
-    assert (finding.state, finding.name) == ("missing", "driver")
-    assert "510" in finding.advice
+CARDS = "NVIDIA Card A, 7.0, 535.104.05\nNVIDIA Card B, 9.0, 535.104.05\n"
 
 
 def test_driver_and_cards():
-    driver = Driver((12, 4), [("Card A", (7, 0)), ("Card B", (9, 0))])
-    findings = driver_findings(driver)
+    findings = driver_findings(CARDS)
     assert [f.state for f in findings] == ["ok"] * 3
-    assert findings[2].text == "Card B, compute capability 9.0"
-    assert [f.state for f in driver_findings(Driver((11, 4), [("A", (7, 0))]))] == ["missing", "ok"]
-    assert driver_findings(Driver((12, 0), []))[1].name == "GPU"
+    assert findings[0].text == "535.104.05"
+    assert findings[2].text == "NVIDIA Card B, compute capability 9.0"
+    assert [gpu.capability for gpu in parse_gpus(CARDS)] == [(7, 0), (9, 0)]
+    old = driver_findings("Card, 7.0, 470.1\n")
+    assert [f.state for f in old] == ["missing", "ok"]
+    assert "510" in old[0].advice
 
 
-class FakeCuda:
-    """The driver's functions, for two cards."""
-
-    def __init__(self, status=0):
-        self.status = status
-
-    def cuInit(self, flags):
-        return self.status
-
-    def cuDriverGetVersion(self, out):
-        out._obj.value = 12040
-
-    def cuDeviceGetCount(self, out):
-        out._obj.value = 2
-
-    def cuDeviceGetName(self, out, length, device):
-        out.value = b"Card %d" % device
-
-    def cuDeviceGetAttribute(self, out, attribute, device):
-        out._obj.value = {75: 8, 76: 6 + device}[attribute]
-
-
-def test_the_driver_is_asked(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeCuda())
-    assert ask_driver() == Driver((12, 4), [("Card 0", (8, 6)), ("Card 1", (8, 7))])
-
-
-def test_a_driver_that_fails(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeCuda(999))
-    with pytest.raises(OSError, match="error 999"):
-        ask_driver()
-
-
-def test_a_driver_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(device_findings, "DRIVER", "libnothing.so.9")
-    assert ask_driver() is None
+@pytest.mark.parametrize(
+    ("said", "loads", "state", "words"),
+    [
+        ("", False, "missing", "nvidia-smi not found"),
+        ("", True, "note", "libcuda.so.1 is there"),
+        ("No devices were found\n", True, "missing", "No devices were found"),
+        ("NVIDIA-SMI has failed because ...\n\n", False, "missing", "has failed"),
+        ('Field "compute_cap" is not a valid field to query.', True, "missing", "compute_cap"),
+    ],
+)
+def test_no_driver(said, loads, state, words):
+    (finding,) = driver_findings(said, loads)
+    assert (finding.state, finding.name) == (state, "driver")
+    assert words in finding.text
+    assert ("510" in finding.advice) == (state == "missing")

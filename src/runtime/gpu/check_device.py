@@ -12,17 +12,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import List, Mapping, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from .findings import (
+    DRIVER,
     INSTALL,
-    Driver,
+    QUERY,
     Finding,
-    ask_driver,
     driver_findings,
     kernel_finding,
     kernel_targets,
     library_findings,
+    parse_gpus,
     parse_ldd,
 )
 from .libraries import (
@@ -67,17 +68,19 @@ def command_output(command: Sequence[str]) -> str:
         return ""
 
 
-def static_findings(found: Installation, driver: Optional[Driver], device_id: int) -> List[Finding]:
+def static_findings(found: Installation, device_id: int) -> List[Finding]:
     """Everything that can be seen without running anything on the device."""
-    findings = driver_findings(driver)
-    findings += plugin_findings(found, os.environ.get("CUDA_HOME"))
+    findings = plugin_findings(found, os.environ.get("CUDA_HOME"))
     runtime = found.versions.get("cuda_runtime")
+    libraries: Dict[str, Optional[str]] = {}
     if found.plugins and runtime:
         version = choose_plugin(list(found.plugins), runtime)
         plugin = found.plugins[version]
         parts = [plugin, *(plugin.parent / f"gpu{version}").glob("*.so*")]  # NCCL among them
-        said = "".join(command_output(["ldd", str(part)]) for part in parts)
-        findings += library_findings(parse_ldd(said), found)
+        libraries = parse_ldd("".join(command_output(["ldd", str(part)]) for part in parts))
+        findings += library_findings(libraries, found)
+    said = command_output(QUERY)
+    gpus = parse_gpus(said)
     kernels = found.mindspore / "lib" / "plugin" / "gpu" / "libcuda_ops.so.11"
     if kernels.is_file():
         code, ptx = kernel_targets(kernels)
@@ -85,9 +88,9 @@ def static_findings(found: Installation, driver: Optional[Driver], device_id: in
         machine, compiled = lists
         text = f"machine code for {machine}, PTX for {compiled} (compute capability)"
         findings.append(Finding("note", "kernels", text))
-        if driver and device_id < len(driver.gpus):
-            findings.append(kernel_finding(driver.gpus[device_id][1], code, ptx))
-    return findings
+        if device_id < len(gpus):
+            findings.append(kernel_finding(gpus[device_id].capability, code, ptx))
+    return driver_findings(said, libraries.get(DRIVER) is not None) + findings
 
 
 def trial_finding(target: str, device_id: int) -> Finding:
@@ -153,13 +156,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser.parse_args(argv)
     try:
         found = find_installation(find_mindspore())
-        driver = ask_driver()
-    except (GpuLibraryError, OSError) as error:
+    except GpuLibraryError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     version = importlib.metadata.version("mindspore")
     findings = [Finding("ok", "MindSpore", f"{version}  {found.mindspore}")]
-    findings += static_findings(found, driver, args.device_id)
+    findings += static_findings(found, args.device_id)
     ready = not any(finding.state == "missing" for finding in findings)
     findings.append(trial_finding("GPU" if ready else "CPU", args.device_id))
     report(findings)

@@ -4,19 +4,19 @@
 Only the standard library is used.
 """
 
-import ctypes
 import mmap
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 from .libraries import Installation
 
 DRIVER = "libcuda.so.1"
 INSTALL = "pip install -r requirements-gpu.txt, then: source scripts/gpu_env.sh"
 NEWEST_CAPABILITY = (9, 0)  # that the libraries of CUDA 11.8 know
-OLDEST_DRIVER = (11, 6)  # CUDA version; 510 on Linux
+OLDEST_DRIVER = 510  # serves CUDA 11.6
+QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,41 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Driver:
-    """What the driver says: the CUDA version it serves, and (name, capability) of each GPU."""
+class Gpu:
+    """A line of what nvidia-smi answers to `QUERY`."""
 
-    cuda: Tuple[int, int]
-    gpus: Sequence[Tuple[str, Tuple[int, int]]]
+    name: str
+    capability: Tuple[int, int]
+    driver: str
+
+
+def parse_gpus(text: str) -> List[Gpu]:
+    """The GPUs in nvidia-smi's answer; none where it is a word of failure."""
+    rows = re.findall(r"^(.+), (\d+)\.(\d+), (\d+[.\d]*)$", text, re.MULTILINE)
+    return [Gpu(name, (int(major), int(minor)), driver) for name, major, minor, driver in rows]
+
+
+def driver_findings(text: str, loads: bool = False) -> List[Finding]:
+    """On the driver and its GPUs.
+
+    Args:
+        text: nvidia-smi's answer to `QUERY`, empty where it is not installed.
+        loads: the driver's library is found, which some containers have without nvidia-smi.
+    """
+    gpus = parse_gpus(text)
+    advice = f"install NVIDIA's driver, {OLDEST_DRIVER} or newer, or run where there is a GPU"
+    if not gpus:
+        said = text.strip().splitlines() or ["nvidia-smi not found"]
+        if not text and loads:
+            return [Finding("note", "driver", f"{said[0]}; {DRIVER} is there")]
+        return [Finding("missing", "driver", said[0], advice)]
+    good = int(gpus[0].driver.split(".")[0]) >= OLDEST_DRIVER
+    state, advice = ("ok", "") if good else ("missing", advice)
+    findings = [Finding(state, "driver", gpus[0].driver, advice)]
+    for number, gpu in enumerate(gpus):
+        text = f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}"
+        findings.append(Finding("ok", f"GPU {number}", text))
+    return findings
 
 
 def parse_ldd(text: str) -> Dict[str, Optional[str]]:
@@ -100,50 +130,3 @@ def kernel_finding(
     return Finding(
         "missing", "kernels", f"{text}: too old for this wheel", "use a GPU of 6.0 or newer"
     )
-
-
-def ask_driver() -> Optional[Driver]:
-    """What the driver says, or None where there is none.
-
-    Raises:
-        OSError: it is there and does not work; the message has its error number.
-    """
-    try:
-        cuda = ctypes.CDLL(DRIVER)
-    except OSError:
-        return None
-    status = cuda.cuInit(0)
-    if status:
-        raise OSError(f"the driver is there and fails with error {status} (cuInit)")
-    number = ctypes.c_int()
-    cuda.cuDriverGetVersion(ctypes.byref(number))
-    version = (number.value // 1000, number.value % 1000 // 10)
-    cuda.cuDeviceGetCount(ctypes.byref(number))
-    gpus = []
-    for device in range(number.value):
-        name = ctypes.create_string_buffer(100)
-        cuda.cuDeviceGetName(name, 100, device)
-        parts = []
-        for attribute in (75, 76):  # compute capability, major and minor
-            value = ctypes.c_int()
-            cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-            parts.append(value.value)
-        gpus.append((name.value.decode(), (parts[0], parts[1])))
-    return Driver(version, gpus)
-
-
-def driver_findings(driver: Optional[Driver]) -> List[Finding]:
-    """On the driver and its GPUs."""
-    advice = "install NVIDIA's driver, 510 or newer, or run where there is a GPU"
-    if driver is None:
-        return [Finding("missing", "driver", f"{DRIVER} not found", advice)]
-    version = f"serves CUDA {driver.cuda[0]}.{driver.cuda[1]}"
-    good = driver.cuda >= OLDEST_DRIVER
-    findings = [Finding("ok" if good else "missing", "driver", version, "" if good else advice)]
-    if not driver.gpus:
-        advice = "see whether CUDA_VISIBLE_DEVICES hides them"
-        findings.append(Finding("missing", "GPU", "the driver shows none", advice))
-    for number, (name, capability) in enumerate(driver.gpus):
-        text = f"{name}, compute capability {capability[0]}.{capability[1]}"
-        findings.append(Finding("ok", f"GPU {number}", text))
-    return findings
