@@ -3,6 +3,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,18 @@ def test_plain_sh_is_told_so():
     done = subprocess.run(["dash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "2\n"
     assert done.stderr == "gpu_env.sh: to be sourced by bash or zsh, not by sh\n"
+
+
+def test_the_script_finds_the_environment_beside_it(tmp_path):
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "export CUDA_HOME=/of/$2"\n')
+    python.chmod(0o755)
+    script = shutil.copy(ROOT / "scripts" / "gpu_env.sh", tmp_path / ".venv")
+    command = f"source {shlex.quote(str(script))}; echo $CUDA_HOME"
+    bare = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-c", command], env=bare, capture_output=True, text=True)
+    assert done.stdout == "/of/src.runtime.gpu.libraries\n"
 
 
 def test_the_script_is_to_be_sourced():

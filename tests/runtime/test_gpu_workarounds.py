@@ -157,3 +157,17 @@ def test_what_setup_device_sets_for_a_gpu(monkeypatch):
     assert told["tf32"] is False
     device_module.setup_device("GPU", allow_tf32=True)
     assert told["tf32"] is True
+
+
+def test_without_a_driver_mindspore_is_not_asked(monkeypatch):
+    """It would print two ERROR lines of its own before ours."""
+
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    asked = []
+    monkeypatch.setattr(device_module.ctypes, "CDLL", missing)
+    monkeypatch.setattr(ms, "set_device", lambda *words: asked.append(words))
+    with pytest.raises(device_module.DeviceError, match=r"check_device.*libcuda\.so\.1"):
+        device_module.setup_device("GPU")
+    assert asked == []
