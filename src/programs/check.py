@@ -160,7 +160,7 @@ def print_findings(findings: Findings, strict: bool) -> bool:
         for kind, count in sorted(found.items()):
             print(f"  {name}: {count} {kind}")
             for example in findings.examples.get(kind, ()):
-                print(f"    {example}")
+                print(printable(f"    {example}"))
     if not errors and not warnings:
         print("  nothing wrong")
     return bool(errors)

@@ -2,6 +2,7 @@
 """check_data.py: every planted fault is found; the reach of the priors is that of trying all."""
 
 import json
+import os
 import struct
 from collections import Counter
 
@@ -99,6 +100,20 @@ def test_other_formats(tmp_path, capsys, style):
     text = capsys.readouterr().out
     assert f"({style})" in text
     assert "cat 1" in text
+
+
+def test_names_that_are_not_utf_8(tmp_path, capfd):
+    root = write_texts(tmp_path, {"data.yaml": "train: images\nnames: [cat]\n"})
+    image = write_image(root / "images" / "a.jpg")
+    odd = os.fsencode(root) + b"/images/\xff.jpg"
+    os.rename(image, odd)
+    (root / "labels").mkdir()
+    with open(os.fsencode(root) + b"/labels/\xff.txt", "w") as file:
+        file.write("0 0.9 0.5 0.5 0.5\n")
+    assert run(root) == 0
+    text = capfd.readouterr().out
+    assert "1 boxes clipped to the image" in text
+    assert "\\udcff.jpg" in text
 
 
 def test_anchors_are_suggested(tmp_path, capsys):
