@@ -45,7 +45,7 @@ step 4 "Data set of shapes"
 "$PYTHON" -m src.data.synthetic_shapes "$out/data"
 
 [[ ${SHORT:-0} != 1 ]] || set -- --set train.total_epochs=2 "$@"
-step 5 "Training; how long it takes here stands at the end of each line (SHORT=1: a quarter)"
+step 5 "Training; how long it takes here is said as soon as it runs (SHORT=1: a quarter)"
 rm -rf "$out/run" "$out/eval" "$out/pictures"
 "$PYTHON" train.py "${device[@]}" --config m2det_tiny --dataset_path "$out/data" \
   --train_url "$out/run" "$@"
