@@ -2,7 +2,8 @@
 """What a program shows while it works: log lines, and one progress bar below them.
 
 There is a bar where somebody looks: stderr is a terminal, or a pipe of `scripts/common.sh` that
-leads to one. Elsewhere there are plain lines only.
+leads to one. Elsewhere there are plain lines only, as through a pipe of the user's own, whose lines
+would come in between.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ def start_log(level: int = logging.INFO) -> None:
     logging.basicConfig(
         level=level,
         format="%(asctime)s %(message)s",
-        datefmt=_SHORT if bar_columns() else _DATED,
+        datefmt=_SHORT if lines_beside_bar() else _DATED,
         stream=sys.stdout,
     )
 
@@ -35,16 +36,25 @@ def bar_columns() -> Optional[int]:
     """How wide a bar may be; None: nobody would see one."""
     try:
         if os.isatty(2):
-            return os.get_terminal_size(2).columns or 80
-        if not os.environ.get(PIPED) or not stat.S_ISFIFO(os.fstat(2).st_mode):
+            return None if _is_pipe(1) else os.get_terminal_size(2).columns or 80
+        if not os.environ.get(PIPED) or not _is_pipe(2):
             return None
-    except OSError:  # stderr is closed
+    except OSError:  # stdout or stderr is closed
         return None
     try:
         with open("/dev/tty", encoding="utf-8") as terminal:
             return os.get_terminal_size(terminal.fileno()).columns or 80
     except OSError:
         return 80
+
+
+def lines_beside_bar() -> bool:
+    """Whether the lines on stdout are seen above a bar, and not kept in a file only."""
+    return bar_columns() is not None and (os.isatty(1) or _is_pipe(1))
+
+
+def _is_pipe(handle: int) -> bool:
+    return stat.S_ISFIFO(os.fstat(handle).st_mode)
 
 
 def duration(seconds: float) -> str:
@@ -78,7 +88,7 @@ class ProgressBar:
         self._began, self._done_then = time.monotonic(), done
         self._shown = 0.0
         columns = bar_columns()
-        self._say = say if columns is None or not os.isatty(2) else None
+        self._say = say if columns is None or not os.isatty(1) else None
         self._bar: Any = None
         self._above: List[Tuple[logging.StreamHandler, TextIO]] = []
         if columns is not None and total != 0:

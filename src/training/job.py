@@ -22,7 +22,7 @@ from ..runtime.collectives import from_first_rank, share_weights
 from ..runtime.device import set_seed
 from ..runtime.files import locked
 from ..runtime.stop_signal import StopSignal
-from ..runtime.terminal import ProgressBar, bar_columns
+from ..runtime.terminal import ProgressBar, lines_beside_bar
 from . import builders as setup
 from .callback import Callback, CheckpointSaver, list_checkpoints
 from .ema import Ema
@@ -289,7 +289,7 @@ class Job:
             train_config.save_steps,
             state.ema.weights if state.ema else None,
         )
-        lines = LogLines(LOG, short_line if bar_columns() else as_line)
+        lines = LogLines(LOG, short_line if lines_beside_bar() else as_line)
         found = [Bar(bar, LOG), Progress([lines, *logs], self.options.log_interval)]
         if evaluation is not None:
             evaluation.watch(saver, [log.scores for log in logs], bar.show)

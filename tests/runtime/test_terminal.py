@@ -86,6 +86,22 @@ def test_lines_stand_above_the_bar():
     assert not [row for row in rows if len(row) > 80]
 
 
+def test_a_file_gets_dated_lines_and_the_terminal_the_bar(tmp_path):
+    command = f"'{sys.executable}' -c '{LOOP}' > '{tmp_path}/out.txt'"
+    rows, _ = on_a_terminal(["bash", "-c", command])
+    assert [row[-27:] for row in rows] == ["| 4/4, loss 2 00:00:00 left", ""]
+    lines = (tmp_path / "out.txt").read_text().splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d before", lines[0])
+    assert "1 of 4 images" in lines[1]
+
+
+def test_through_a_pipe_there_are_lines_only():
+    rows, written = on_a_terminal(["bash", "-c", f"'{sys.executable}' -c '{LOOP}' | cat"])
+    assert "%|" not in written
+    assert rows[0].endswith(" before")
+    assert "4 of 4 images" in rows[-3]
+
+
 @pytest.mark.parametrize("to_terminal", [True, False])
 def test_a_script_shows_the_bar_and_logs_lines(tmp_path, to_terminal):
     """`run_logged` of common.sh pipes into tee."""
