@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 import sys
+import threading
 import time
 from typing import Any, Callable, List, Optional, TextIO, Tuple
 
@@ -86,7 +87,7 @@ class ProgressBar:
         self.total, self._unit = total, unit
         self.done = self._said = done
         self._began, self._done_then = time.monotonic(), done
-        self._shown = 0.0
+        self._shown, self._over = 0.0, threading.Event()
         columns = bar_columns()
         self._say = say if columns is None or not os.isatty(1) else None
         self._bar: Any = None
@@ -122,6 +123,7 @@ class ProgressBar:
 
         Not `timed`, all of them so far say nothing of the speed: something was compiled.
         """
+        self._over.set()
         self.done += count
         if not timed:
             self._began, self._done_then = time.monotonic(), self.done
@@ -134,11 +136,24 @@ class ProgressBar:
             of = f" of {self.total}" if self.total else ""
             self._say(f"{self.done}{of} {self._unit}, {self.speed():.1f}/s")
 
+    def wait_for(self, what: str) -> None:
+        """Counts the seconds of `what` behind the bar, until the next update."""
+        self._over = threading.Event()
+        if self._bar is not None:
+            threading.Thread(target=self._count, args=(what, self._over), daemon=True).start()
+
+    def _count(self, what: str, over: threading.Event) -> None:
+        began = time.monotonic()
+        while not over.wait(1):
+            self.show(f"{what} {duration(time.monotonic() - began)}")
+
     def show(self, note: str) -> None:
         """What is going on, behind the bar; not more than ten a second."""
-        if self._bar is not None and time.monotonic() - self._shown > 0.1:
+        bar = self._bar
+        if bar is not None and time.monotonic() - self._shown > 0.1:
             self._shown = time.monotonic()
-            self._bar.set_postfix_str(note)
+            bar.set_postfix_str(note, refresh=False)
+            bar.refresh(nolock=True)  # a worker forked meanwhile must not find the lock taken
 
     def speed(self) -> float:
         """Rounds per second since the clock was started."""
@@ -157,6 +172,7 @@ class ProgressBar:
 
     def close(self) -> None:
         """Leaves the bar as it is; lines go on below it."""
+        self._over.set()
         if self._bar is None:
             return
         for handler, stream in self._above:

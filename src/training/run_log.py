@@ -179,7 +179,7 @@ class Bar(Callback):
     def __init__(self, bar: ProgressBar, log: logging.Logger, estimate_after: int = 3) -> None:
         self._bar, self._log, self._steps = bar, log, estimate_after
         self._began: Optional[float] = time.monotonic()
-        bar.show("compiling")
+        bar.wait_for("compiling")
 
     def on_step(self, report: StepReport) -> None:
         compiled = self._began is not None

@@ -140,6 +140,16 @@ def test_a_training_as_it_is_seen(tmp_path):
     assert "  python export.py --checkpoint_path out/m2det_tiny/resnet18_64-best.ckpt" in rows
 
 
+def test_seconds_are_counted_while_something_compiles():
+    loop = LOOP.replace(
+        "bar.update(1,", "bar.wait_for('compiling'); time.sleep(2.5); bar.update(1,"
+    )
+    rows, written = on_a_terminal([sys.executable, "-c", "import time" + loop])
+    assert "compiling 00:00:02" in written
+    assert written.rindex("compiling") < written.index("1/4")
+    assert rows[4].endswith("| 4/4, loss 2 00:00:00 left")
+
+
 def test_without_a_terminal_there_are_twenty_lines(monkeypatch):
     monkeypatch.setattr(os, "isatty", lambda _: False)
     monkeypatch.delenv(PIPED, raising=False)
