@@ -130,6 +130,7 @@ function matrix(place, names, rows, tell) {
   const gap = names.length > 40 ? 0 : 1; // between cells, pixels
   const room = Math.min(place.clientWidth - 150, innerHeight - 270); // less the names and what is above
   const cell = Math.max(6, Math.min(34, Math.floor(room / names.length) - gap));
+  const wide = Math.max(cell, Math.min(2 * cell, 34, Math.floor((place.clientWidth - 150) / names.length) - gap));
   const numbers = cell >= 20;
   const head = el("tr", {}, el("th"), ...names.map((name) => el("th", { scope: "col" }, el("span", {}, name))));
   const body = rows.map((row, i) => {
@@ -138,8 +139,9 @@ function matrix(place, names, rows, tell) {
       "--share": (value / total).toFixed(3), "data-at": `${i},${j}`,
     }, numbers && value ? String(value) : "")));
   });
-  const table = el("table", { class: "matrix", "--cell": `${cell}px`, "--gap": `${gap}px`, "--letters": `${Math.min(12, cell)}px` },
-    el("thead", {}, head), el("tbody", {}, ...body));
+  const sizes = { "--cell": cell, "--wide": wide, "--gap": gap, "--letters": Math.min(12, cell), "--across": Math.min(12, wide) };
+  const pixels = Object.fromEntries(Object.entries(sizes).map(([name, value]) => [name, `${value}px`]));
+  const table = el("table", { class: "matrix", ...pixels }, el("thead", {}, head), el("tbody", {}, ...body));
   const look = (event) => {
     const at = event.target.closest("td");
     if (at) tell(...at.dataset.at.split(",").map(Number));
