@@ -86,14 +86,10 @@ function drawKinds() {
 }
 
 function drawConfused() {
-  const pairs = [];
-  DATA.confusion.forEach((row, i) => row.forEach((number, j) => {
-    if (i && j && i !== j && number) pairs.push([DATA.classes[i - 1], DATA.classes[j - 1], number, j - 1]);
-  }));
-  pairs.sort((a, b) => b[2] - a[2]);
-  byId("confused").replaceChildren(...(pairs.length ? pairs.slice(0, 6).map(([truth, found, number, cls]) => el("button", {
+  const name = (cls) => DATA.classes[cls];
+  byId("confused").replaceChildren(...(DATA.confused.length ? DATA.confused.map(([truth, cls, number]) => el("button", {
     type: "button", on: { click: () => choose({ cls, kind: DATA.kinds.indexOf("class") }) },
-  }, `${truth} taken for ${found}: ${number}`)) : ["No class was taken for another."]));
+  }, `${name(truth)} taken for ${name(cls)}: ${number}`)) : ["No class was taken for another."]));
 }
 
 function drawCurve() {
@@ -167,7 +163,8 @@ function drawOnce() {
     const total = DATA.confusion[i].reduce((a, b) => a + b, 0), number = DATA.confusion[i][j];
     byId("confusion-cell").textContent = `${names[i]}, found as ${names[j]}: ${number} of ${total}`;
   };
-  matrix(byId("matrix"), names, DATA.confusion, tell);
+  byId("confusion").hidden = !DATA.confusion.length; // of too many classes
+  if (DATA.confusion.length) matrix(byId("matrix"), names, DATA.confusion, tell);
   byId("confusion-cell").textContent = "Point at a cell for its classes and numbers.";
   const outcomes = Object.keys(Object.values(DATA.sizes)[0]);
   plainTable(byId("size-table"), ["size", "objects", ...outcomes], Object.entries(DATA.sizes).map(([size, row]) =>

@@ -8,7 +8,7 @@ score on serves every higher threshold that the page is set to.
 import base64
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from ..runtime.errors import printable
 LOWEST = 0.05  # score from which detections are in the page
 STEPS = 100  # of the scores in the page's counts
 MOST_PICTURES = 60
+MOST_MATRIX = 201  # classes with the background; a browser is slow with millions of cells
 MOST_BYTES = 3_600_000  # of the pictures in base64
 PICTURE_PX = 560  # longer side
 _WORST, _EACH = 20, 2  # pictures with most errors; pictures of each class and kind of error
@@ -57,7 +58,8 @@ def report_data(
         "table": metrics["classes"],
         "averages": list(_AVERAGES),
         "counts": score_counts(data, errors),
-        "confusion": metrics["confusion"]["rows"],
+        "confused": most_confused(metrics["confusion"]["rows"]),
+        "confusion": metrics["confusion"]["rows"] if data.num_classes <= MOST_MATRIX else [],
         "curves": {iou: metrics["precision_recall"][iou] for iou in ("0.50", "0.75")},
         "sizes": metrics["objects_by_size"],
         "speed": metrics.get("images_per_second") or {},
@@ -101,6 +103,15 @@ def best_thresholds(counts: Mapping[str, Any]) -> List[Tuple[float, float]]:
         (float((STEPS - step) / STEPS), float(row[step])) if row[step] > 0 else (-1.0, -1.0)
         for row, step in zip(f1, best)
     ]
+
+
+def most_confused(rows: Sequence[Sequence[int]], most: int = 6) -> List[List[int]]:
+    """[class, class it was taken for, times], the most often first; classes count from 0."""
+    counts = np.array(rows)[1:, 1:]
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[:most]
+    pairs = zip(*np.unravel_index(order, counts.shape))
+    return [[int(i), int(j), int(counts[i, j])] for i, j in pairs if counts[i, j]]
 
 
 def choose(data: DetectionData, errors: ErrorSummary, threshold: float) -> Iterator[int]:

@@ -9,7 +9,14 @@ import pytest
 from report_examples import large_split, small_split
 
 from src.drawing import report_data
-from src.drawing.report_data import LOWEST, best_thresholds, choose, pictures, score_counts
+from src.drawing.report_data import (
+    LOWEST,
+    best_thresholds,
+    choose,
+    most_confused,
+    pictures,
+    score_counts,
+)
 from src.evaluation.error_analysis import KINDS, judge_split
 
 CORRECT, CLASS, DUPLICATE = (KINDS.index(kind) for kind in ("correct", "class", "duplicate"))
@@ -44,6 +51,14 @@ def test_the_best_threshold_has_the_highest_f1(split):
     assert best[1] == (-1.0, -1.0)  # no dog was found at any score
     counts = {"objects": [1, 0], "detections": [[0, CORRECT, 50, 1], [1, CLASS, 50, 1]]}
     assert best_thresholds(counts) == [(0.5, 1.0), (-1.0, -1.0)]
+
+
+def test_the_most_confused_classes():
+    """Neither the background, in row and column 0, nor what is right counts."""
+    rows = [[0, 9, 9, 9], [9, 9, 2, 0], [9, 5, 9, 1], [9, 0, 0, 9]]
+    assert most_confused(rows) == [[1, 0, 5], [0, 1, 2], [1, 2, 1]]
+    assert most_confused(rows, 1) == [[1, 0, 5]]
+    assert most_confused([[0]]) == []
 
 
 def test_pictures_hold_every_box_and_what_it_is(split):
