@@ -160,7 +160,10 @@ class Launcher:
         for line in process.stdout:
             self._failed = self._failed or _FAILED.search(line)
             if self._failed is None and not _NOISE.match(line):
-                print(line, end="", flush=True)
+                try:
+                    print(line, end="", flush=True)
+                except OSError:  # `| head -1`: ranks must not wait for someone to read
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _stop(self, number: int, _frame: object) -> None:
         self._signal = self._signal or number

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -114,6 +115,17 @@ def test_last_lines(tmp_path):
     assert launch.last_lines(path) == ""
     path.write_text("".join(f"line {n}\n" for n in range(100)) + "[INFO] DISTRIBUTED(1,2) x\n")
     assert launch.last_lines(path, 2) == "  line 98\n  line 99"
+
+
+def test_ranks_are_read_on_when_nobody_reads_the_launcher(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    lines = iter(["step 1\n", "step 2\n", "step 3\n"])
+    with open(writer, "w", encoding="utf-8") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        launch.Launcher([], tmp_path)._echo(SimpleNamespace(stdout=lines))
+        monkeypatch.undo()
+    assert list(lines) == []
 
 
 def test_no_python3_beside_the_interpreter(tmp_path, monkeypatch, capsys):
