@@ -56,7 +56,7 @@ def test_a_smaller_file_of_nearly_the_same_outputs(flags, exports, data, tmp_pat
     whole, small = tmp_path / "n.onnx", tmp_path / "n_int8.onnx"
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["n.onnx", "n.onnx.json", "n_int8.onnx", "n_int8.onnx.json"]
-    assert small.stat().st_size < 0.5 * whole.stat().st_size
+    assert small.stat().st_size < 0.7 * whole.stat().st_size
     operators = {node.op_type for node in onnx.load(str(small)).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= operators
     about = json.loads((tmp_path / "n_int8.onnx.json").read_text())
