@@ -53,15 +53,4 @@ def _build_neck(model: ModelConfig, in_channels: Tuple[int, int], sizes: Sequenc
         return SSDNeck(in_channels, sizes)
     if model.neck == "deconv":
         return DeconvNeck(in_channels, sizes, model.planes)
-    return MLFPN(
-        in_channels,
-        model.planes,
-        model.num_levels,
-        len(sizes),
-        model.smooth,
-        model.sfam,
-        model.shared_squeeze,
-        model.shared_sfam,
-        model.upsample,
-        model.base_feature,
-    )
+    return MLFPN(in_channels, model, len(sizes))

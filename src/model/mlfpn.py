@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The multi-level feature pyramid: FFMv1, FFMv2, TUMs and SFAM (Zhao et al., 2019, section 3).
 
-Where paper and official code differ, an argument chooses and the default is the code's form.
+Where paper and official code differ, the configuration chooses; its default is the code's form.
 
 Shape letters: B batch, S input side, L levels (TUMs), K scales, D planes, H x W a map.
 """
@@ -10,6 +10,7 @@ from typing import List, Sequence, Tuple
 
 from mindspore import Tensor, nn, ops
 
+from ..config import ModelConfig
 from .layers import MLFPN_MOMENTUM, NORM_MOMENTUM, ConvBNReLU, Resize, _pointwise
 
 
@@ -94,39 +95,21 @@ class MLFPN(nn.Cell):
 
     Args:
         in_channels: channels of the shallow and the deep backbone map.
-        planes: D, outputs of each TUM.
-        num_levels: L, alternating FFMv2 and TUM.
-        num_scales: K.
-        smooth: 1x1 convolutions after the TUM outputs.
-        sfam: attention over the concatenated levels.
-        shared_squeeze: one squeeze of the base feature for all levels instead of one each.
-        shared_sfam: one pair of SFAM layers for all scales instead of one each.
-        upsample: "nearest" or "bilinear" inside the TUMs.
-        base_feature: "every" TUM sees the base feature or only the "first".
+        wanted: D is its planes, L its num_levels, alternating FFMv2 and TUM.
+        num_scales: K, which may be fewer than wanted.
     """
 
-    def __init__(
-        self,
-        in_channels: Tuple[int, int],
-        planes: int = 256,
-        num_levels: int = 8,
-        num_scales: int = 6,
-        smooth: bool = True,
-        sfam: bool = False,
-        shared_squeeze: bool = True,
-        shared_sfam: bool = True,
-        upsample: str = "nearest",
-        base_feature: str = "every",
-    ) -> None:
+    def __init__(self, in_channels: Tuple[int, int], wanted: ModelConfig, num_scales: int) -> None:
         super().__init__()
+        planes, num_levels = wanted.planes, wanted.num_levels
         self.out_channels = [planes * num_levels] * num_scales
-        self.base_to_every = base_feature == "every"
+        self.base_to_every = wanted.base_feature == "every"
         self.fuse = FFMv1(*in_channels)
         uses = num_levels if self.base_to_every else 1
-        copies = 1 if shared_squeeze else uses
+        copies = 1 if wanted.shared_squeeze else uses
         # A squeeze shared by n levels runs once here; the original runs it, and updates its
         # running statistics with the same batch, n times.
-        momentum = MLFPN_MOMENTUM**uses if shared_squeeze else MLFPN_MOMENTUM
+        momentum = MLFPN_MOMENTUM**uses if wanted.shared_squeeze else MLFPN_MOMENTUM
         self.squeeze = nn.CellList(
             [
                 ConvBNReLU(FFMv1.out_channels, planes // 2, 1, momentum=momentum)
@@ -135,9 +118,13 @@ class MLFPN(nn.Cell):
         )
         later = planes + planes // 2 if self.base_to_every else planes
         widths = [planes // 2] + [later] * (num_levels - 1)
-        self.tums = nn.CellList([TUM(c, planes, num_scales, smooth, upsample) for c in widths])
-        self.sfam = SFAM(planes * num_levels, num_scales, shared_sfam) if sfam else nn.Identity()
-        self.norm = nn.BatchNorm2d(planes * num_levels, eps=1e-5, momentum=NORM_MOMENTUM)
+        self.tums = nn.CellList(
+            [TUM(c, planes, num_scales, wanted.smooth, wanted.upsample) for c in widths]
+        )
+        channels = planes * num_levels
+        sfam = SFAM(channels, num_scales, wanted.shared_sfam) if wanted.sfam else nn.Identity()
+        self.sfam = sfam
+        self.norm = nn.BatchNorm2d(channels, eps=1e-5, momentum=NORM_MOMENTUM)
 
     def construct(self, shallow: Tensor, deep: Tensor) -> Tuple[Tensor, ...]:
         base = self.fuse(shallow, deep)
