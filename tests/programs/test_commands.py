@@ -31,6 +31,7 @@ SMALL = [
     "train.per_batch_size=4",
     "train.total_epochs=8",
     "train.keep_checkpoints=8",
+    "train.eval_times=0",
 ]
 FLAGS = [flag for override in SMALL for flag in ("--set", override)]
 PREFIX = "resnet18_64"
