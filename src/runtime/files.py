@@ -118,8 +118,8 @@ def locked(folder: Path) -> Iterator[None]:
     path, owner = folder / LOCK_NAME, os.getpid()
     with _lock(path) as file:
         file.truncate(0)
-        file.write(f"{owner} on {socket.gethostname()}")
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk it locks all the same
+            os.write(file.fileno(), f"{owner} on {socket.gethostname()}".encode())
         try:
             yield
         finally:

@@ -27,7 +27,7 @@ import psutil
 
 from .cpu_settings import usable_cores
 from .errors import M2DetError, UsageError
-from .stop_signal import SIGNALS
+from .stop_signal import stop_signals
 
 GRACE_SECONDS = 60.0  # for the ranks to end after a signal
 SCHEDULER_SECONDS = 30.0  # for msrun and its scheduler to end when no rank is left
@@ -140,7 +140,7 @@ class Launcher:
             start_new_session=True,
             errors="replace",
         )
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in stop_signals()}
         reader = threading.Thread(target=self._echo, args=(process,), daemon=True)
         try:
             for number in before:

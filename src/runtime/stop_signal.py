@@ -12,12 +12,18 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional, Tuple
 
 from .files import remove_unfinished
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_SECONDS = 0.2  # how often the waiting thread looks whether it is still needed
+
+
+def stop_signals() -> Tuple[signal.Signals, ...]:
+    """SIGTERM, SIGINT and SIGHUP; this last one not under `nohup`, which asks to stay."""
+    usual = (signal.SIGTERM, signal.SIGINT)
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return usual if ignored else (*usual, signal.SIGHUP)
 
 
 class Stopped(SystemExit):
@@ -39,6 +45,7 @@ class StopSignal:
     def __init__(self, end: Callable[[int], None] = os._exit) -> None:
         self.number: Optional[int] = None
         self._end = end
+        self._signals = stop_signals()
         self._deferred = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._wait, name="signals", daemon=True)
@@ -46,7 +53,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         _free_forked_workers()
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         self._thread.start()
         return self
 
@@ -61,9 +68,9 @@ class StopSignal:
 
     def _wait(self) -> None:
         while not self._over.is_set():
-            received = signal.sigtimedwait(SIGNALS, POLL_SECONDS)
+            received = signal.sigtimedwait(self._signals, POLL_SECONDS)
             # A process that was asleep (Ctrl-Z, fg) gets memory never written to, not None.
-            if received is not None and received.si_signo in SIGNALS:
+            if received is not None and received.si_signo in self._signals:
                 self._take(received.si_signo)
 
     def _take(self, number: int) -> None:
@@ -81,7 +88,7 @@ def held_signals() -> Iterator[None]:
 
     For imports: with NumPy come threads of OpenBLAS, which `StopSignal` would be too late for.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     try:
         yield
     finally:
@@ -95,4 +102,4 @@ def _free_forked_workers() -> None:
 
 
 def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())

@@ -37,6 +37,20 @@ run_main(lambda: {call})
 """
 
 
+def test_a_folder_is_locked_all_the_same(tmp_path):
+    script = f"""
+import os, resource
+from pathlib import Path
+from src.runtime.files import locked
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+with locked(Path({str(tmp_path)!r})):
+    print(*os.listdir({str(tmp_path)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (".lock\n", "")
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_file_is_named_and_the_one_before_is_untouched(name, tmp_path):
     script = SCRIPT.format(row=ROW, call=WRITERS[name])

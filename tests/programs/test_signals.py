@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGINT in every phase of a run, with one rank and with two."""
+"""SIGTERM, SIGINT and SIGHUP in every phase of a run, with one rank and with two."""
 
 import signal
 
@@ -7,6 +7,7 @@ import pytest
 from datasets import rendered
 from engine_runs import PREFIX, contents, finish, left_running, start, wait_for
 
+from src.runtime.stop_signal import stop_signals
 from src.training.callback import list_checkpoints
 
 pytestmark = pytest.mark.slow
@@ -17,6 +18,7 @@ SETTINGS = (
 )
 # Steps that must have been done when the signal comes within the phase.
 LEAST = {"data": 3, "step": 3, "checkpoint": 8, "evaluation": 12}
+NUMBERS = {"data": signal.SIGHUP, "step": signal.SIGINT, "evaluation": signal.SIGINT}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,9 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("phase", ["loading", *LEAST])
 def test_a_signal_within(phase, ranks, data, tmp_path):
-    number = signal.SIGINT if phase in ("step", "evaluation") else signal.SIGTERM
+    number = NUMBERS.get(phase, signal.SIGTERM)
+    if number not in stop_signals():
+        pytest.skip("SIGHUP does nothing under nohup")
     settings = [*SETTINGS, f"train.per_batch_size={4 // ranks}"]
     process = start(data, tmp_path, settings, ranks=ranks, phase=phase)
     wait_for(process, "PHASE-BEGINS")

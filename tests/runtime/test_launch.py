@@ -86,10 +86,13 @@ def test_failing_rank_is_named_and_ends_the_run(start, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_everything(start, tmp_path, number):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
     process = start("wait", "hang")
+    signal.signal(signal.SIGHUP, before)
     for line in process.stdout:
         if "ready" in line:
             break
+    process.send_signal(signal.SIGHUP)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number

@@ -14,6 +14,8 @@ BEGIN = """
 import os, signal, threading, time
 from src.runtime.stop_signal import Stopped, StopSignal
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+
 def send(number):
     os.kill(os.getpid(), number)
     time.sleep(0.1)
@@ -113,6 +115,20 @@ with StopSignal() as stop:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stop.number)
 """
     assert run(script) == (0, ["-15", "None"])
+
+
+def test_under_nohup_a_dropped_connection_stops_nothing():
+    script = """
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with StopSignal() as stop:
+    stop.defer()
+    send(signal.SIGHUP)
+    send(signal.SIGHUP)
+    print(stop.number)
+    send(signal.SIGTERM)
+    print(int(stop.number))
+"""
+    assert run(script) == (0, ["None", "15"])
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="OpenBLAS has no thread of its own")
