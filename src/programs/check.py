@@ -38,6 +38,8 @@ def main(args: argparse.Namespace) -> int:
     try:
         config = get_config(args.config, args.set)
         return check(args, config)
+    except BrokenPipeError:  # `| head -1`
+        raise
     except (DataError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

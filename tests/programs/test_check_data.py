@@ -300,3 +300,14 @@ def test_real_data_pass(tmp_path, capsys, name, boxes):
 def test_the_report_survives_names_opencv_cannot_draw(tmp_path):
     content = coco_content(boxes=[(1, 1, [5, 5, 20, 20])], categories=[{"id": 1, "name": "кошка"}])
     assert run(write_coco(tmp_path, json.loads(json.dumps(content)))) == 0
+
+
+def test_a_reader_that_leaves_early_is_no_error_of_the_data(tmp_path, monkeypatch):
+    """`check_data.py ... | head -1`: `run_main` ends it quietly."""
+
+    def closed(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("src.programs.check.print_numbers", closed)
+    with pytest.raises(BrokenPipeError):
+        run(write_coco(tmp_path, coco_content()), "--images", "none")
