@@ -4,7 +4,6 @@ Needs onnxruntime, numpy and opencv-python-headless, and nothing else of this pr
 """
 
 import argparse
-import io
 import json
 import re
 import sys
@@ -57,8 +56,7 @@ def suppress(boxes, scores, rule):
         high = np.minimum(boxes[best, 2:], boxes[left, 2:])
         inter = np.maximum(high - low + 1, 0).prod(1)
         iou = inter / (areas[best] + areas[left] - inter)
-        factor = 1 - iou if rule["method"] == "linear" else 0
-        weight = np.where(iou > rule["iou_threshold"], factor, 1)
+        weight = np.where(iou > rule["iou_threshold"], (1 - iou) * (rule["method"] == "linear"), 1)
         if rule["method"] == "gaussian":
             weight = np.exp(-iou * iou / rule["sigma"])
         lowered[left] *= weight.astype(np.float32)
@@ -127,22 +125,20 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("detections"))
     parser.add_argument("--score_threshold", type=float, default=0.3, help="lowest score shown")
     args = parser.parse_args()
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
     run, about = load(args.network)
     args.output.mkdir(parents=True, exist_ok=True)
     for path in args.images:
         data = np.frombuffer(path.read_bytes(), np.uint8)
-        # upright, as demo.py and viewers show a photograph
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None  # upright, by EXIF
         if image is None:
             raise ValueError(f"{path}: not an image")
         found = [e for e in detect(run, about, image) if e["score"] >= args.score_threshold]
         text = json.dumps({"image": str(path), "detections": found}, indent=1) + "\n"
         (args.output / f"{path.stem}.json").write_text(text, encoding="utf-8")
-        image = draw(image, found, about["class_names"])
-        picture = cv2.imencode(".png", image)[1].tobytes()  # imwrite takes UTF-8 names only
-        (args.output / f"{path.stem}.png").write_bytes(picture)
+        picture = cv2.imencode(".png", draw(image, found, about["class_names"]))[1].tobytes()
+        (args.output / f"{path.stem}.png").write_bytes(picture)  # imwrite takes UTF-8 names only
         print(f"{path}: {len(found)} found")
 
 

@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import Any, Optional, Sequence
 
 from ..config import Config, get_config
-from ..formats.checkpoint import resolve_config
 from ..runtime.config_file import as_yaml
 from ..runtime.errors import UsageError
 from ..runtime.stop_signal import held_signals
@@ -63,6 +62,9 @@ def _config_of(args: argparse.Namespace) -> Config:
         raise UsageError("--show_config needs --config, a preset or a file")
     if checkpoint.suffix in (".mindir", ".onnx"):
         raise UsageError(f"the configuration of {checkpoint} stands in {checkpoint.name}.json")
+    # NumPy starts threads, which must not be there before a training has blocked its signals.
+    from ..formats.checkpoint import resolve_config
+
     return resolve_config(None, args.set, checkpoint)
 
 

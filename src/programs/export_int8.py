@@ -4,11 +4,10 @@
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from ..config import Config
 from ..data.coco_utils import find_splits, load_data
 from ..data.images import read_image
 from ..data.records import DataError, DetectionData
@@ -35,7 +34,7 @@ class Int8Images:
     Args:
         place: a folder of images, or a data set.
         request: the export that they are for.
-        config: of the network.
+        input_size, mean_bgr: of the network.
         labels: of its classes.
 
     Attributes:
@@ -48,7 +47,14 @@ class Int8Images:
             another kind of export.
     """
 
-    def __init__(self, place: Path, request: Request, config: Config, labels: Labels) -> None:
+    def __init__(
+        self,
+        place: Path,
+        request: Request,
+        input_size: int,
+        mean_bgr: Sequence[float],
+        labels: Labels,
+    ) -> None:
         if request.kind != "ONNX" or request.outputs == "detections":
             raise UsageError("--int8 needs --file_format ONNX and --outputs boxes or raw")
         import_quantisation()
@@ -65,14 +71,15 @@ class Int8Images:
             paths = [source.name for source in sources if source.kind == "image"]
         if not paths:
             raise UsageError(f"--int8 {place}: no images there")
-        self.inputs = [_input(path, config) for path in _spread(paths, CALIBRATION_IMAGES)]
+        chosen = _spread(paths, CALIBRATION_IMAGES)
+        self.inputs = [_input(path, input_size, mean_bgr) for path in chosen]
 
 
-def _input(path: str, config: Config) -> np.ndarray:
+def _input(path: str, size: int, mean_bgr: Sequence[float]) -> np.ndarray:
     """The network's input (3, S, S) for a whole image."""
     image = read_image(path)
-    view = View(config.model.input_size, (0, 0, image.shape[1], image.shape[0]))
-    return view_input(image, view, config.data.mean_bgr)
+    view = View(size, (0, 0, image.shape[1], image.shape[0]))
+    return view_input(image, view, mean_bgr)
 
 
 def _validation(place: Path) -> Optional[DetectionData]:

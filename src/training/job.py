@@ -117,10 +117,7 @@ class Job:
         """
         began = time.monotonic()
         with self.at_exit:
-            if self.rank == 0:
-                self.at_exit.enter_context(locked(self.folder))
-                refuse_used(self.folder, self.options.resume)
-            parts = self.build()
+            parts = self.build(self.claim_folder)
             announce(parts.plan)
             run = self.loop(parts)
             self.stop.defer()
@@ -139,8 +136,17 @@ class Job:
         with contextlib.closing(parts.batches) as batches:
             return parts.plan, next(batches) if parts.plan.start < len(parts.plan.rates) else ()
 
-    def build(self) -> Parts:
-        """Every part, as it was where a run is resumed."""
+    def claim_folder(self) -> None:
+        """Keeps other runs out of the folder until this one ends."""
+        if self.rank == 0:
+            self.at_exit.enter_context(locked(self.folder))
+            refuse_used(self.folder, self.options.resume)
+
+    def build(self, claim_folder: Callable[[], None] = lambda: None) -> Parts:
+        """Every part, as it was where a run is resumed.
+
+        The folder is claimed after what needs no folder, so that refused input leaves none.
+        """
         config, world_size = self.config, self.world_size
         set_seed(config.random_seed)
         warning = setup.batch_warning(config, world_size)
@@ -157,6 +163,7 @@ class Job:
         drawn = self.drawn_seed()
         others = [part for part in (loss_scale, evaluation, drawn) if part is not None]
         state = Resumable(model, optimizer, facts, ema, others)
+        claim_folder()
         start = self.resume(state)
         scale = loss_scale.scale if loss_scale else config.optimizer.loss_scale
         step = setup.build_step(config, model, optimizer, world_size, scale, ema)

@@ -2,6 +2,7 @@
 """export.py from checkpoint to file: what it writes, and that nothing wrong is left behind."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -259,6 +260,7 @@ def test_folders_of_killed_exports_are_removed_and_no_other(tmp_path, monkeypatc
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "m2det-export-of-nobody").mkdir()
     (tmp_path / "m2det-export-of-nobody" / "network.onnx").write_bytes(b"half")
+    os.utime(tmp_path / "m2det-export-of-nobody", (0, 0))  # a new one may be about to be locked
     (tmp_path / "keep").mkdir()
     (tmp_path / "m2det-export-link").symlink_to(tmp_path / "keep")
     code = f"""

