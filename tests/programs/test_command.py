@@ -22,7 +22,7 @@ from src.programs import command
 try:
     command.main(sys.argv[1:])
 finally:
-    print(sorted({"mindspore", "torch", "pandas"} & set(sys.modules)))
+    print(sorted({"mindspore", "torch", "pandas", "numpy"} & set(sys.modules)))
 """
 
 
@@ -34,7 +34,7 @@ def called(*words):
 
 @pytest.mark.parametrize("name", ["", *command.COMMANDS])
 def test_help_imports_no_framework(name):
-    """MindSpore takes two seconds to import; the rest together half of one."""
+    """MindSpore takes two seconds to import; NumPy starts threads that take a training's signals."""
     result = called("-c", HELP, *name.split(), "--help")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: m2det {name or 'COMMAND'} ")

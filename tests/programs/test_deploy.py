@@ -75,7 +75,7 @@ def test_a_program_is_short_and_stands_alone(name):
     text = (DEPLOY / name).read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     runtime = {"infer_mindir.py": "mindspore", "infer_onnx.py": "onnxruntime"}[name]
-    allowed = {"argparse", "io", "json", "os", "sys", "pathlib", "cv2", "numpy", runtime}
+    allowed = {"argparse", "io", "json", "os", "re", "sys", "pathlib", "cv2", "numpy", runtime}
     names, parts = imports_of(DEPLOY / name)
     assert names <= allowed | {"m2det"}
     assert text.count("m2det.") == 1  # that one import,

@@ -272,5 +272,7 @@ def test_requirements_are_used():
             if not package or package == "-r":
                 continue
             module = modules.get(package, package)
-            imported = re.search(rf"^ *(import|from) {module}\b", source, re.MULTILINE)
+            imported = re.search(
+                rf"^ *(import|from) {module}\b|importorskip\(.{module}\b", source, re.M
+            )
             assert imported or re.search(rf" {module}\b", tools), line
