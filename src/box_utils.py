@@ -115,7 +115,7 @@ def prepare_priors(priors: np.ndarray) -> PreparedPriors:
     origin = centre.min(axis=1)
     stride = 2 * float((centre.max(axis=1) - origin).max()) + 1
     keys = octave * stride + centre - origin[:, None]
-    order = np.argsort(keys, axis=1, kind="stable")  # fast on the runs that rows of cells are
+    order = np.argsort(keys, axis=1, kind="stable")  # fast on sorted runs, as rows are
     keys = np.take_along_axis(keys, order, axis=1)
     table = np.stack([column.take(order.ravel()) for column in (x1, y1, x2, y2, area)])
     members = members[members > 0]
@@ -279,7 +279,7 @@ def _overlaps(
     total = counts.sum(axis=1)
     left, top, right, bottom = (np.repeat(column, total) for column in boxes.T)
     own = np.repeat((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), total)
-    # the official order of operations, so that thresholds and ties fall alike in float32
+    # the official order of operations, so that float32 rounding and ties are the same
     inter = np.maximum(np.minimum(right, x2) - np.maximum(left, x1), 0)
     inter *= np.maximum(np.minimum(bottom, y2) - np.maximum(top, y1), 0)
     return priors.order.take(at), inter / (own + area - inter)

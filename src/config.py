@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every parameter: frozen dataclasses, named presets and typed `section.key=value` overrides.
+"""The configuration: frozen dataclasses, named presets and typed `section.key=value` overrides.
 
 Only the standard library is imported here. Section and field names follow the MindSpore model zoo.
 What each preset changes stands in `src/runtime/presets.py`.
@@ -24,7 +24,7 @@ BACKBONES = (
     "senet154",
 )
 
-# Limits beyond which nothing sensible lies: a slip of the keyboard gets a line, not a full memory.
+# Upper limits far above sensible values: a typing error is refused before memory runs out.
 _MANY = 1_000_000
 _LARGEST_INPUT = 4096
 MOST_STEPS = 20_000_000  # 160 epochs of COCO, image by image
@@ -94,9 +94,7 @@ class TrainConfig:
         (90, 110, 130, 150), "epochs at which the step schedule changes the rate", 0, _MANY
     )
     total_epochs: int = setting(160, "length of the run", 1, _MANY)
-    total_steps: int = setting(
-        0, "length of the run whatever the data; 0: total_epochs", 0, MOST_STEPS
-    )
+    total_steps: int = setting(0, "length of the run in steps; 0: by total_epochs", 0, MOST_STEPS)
     num_workers: int = setting(3, "processes or threads that read images", 1, 512)
     schedule: str = setting("step", "how the learning rate falls", choices=("step", "cosine"))
     empty_image_negatives: int = setting(
@@ -110,7 +108,7 @@ class TrainConfig:
     )
     accumulate: int = setting(1, "batches whose gradients make one step", 1, 10_000)
     ema: float = setting(0.0, "decay of the moving average of weights; 0: no average", 0, 0.999999)
-    freeze_backbone: bool = setting(False, "neither its weights nor its BatchNorm change")
+    freeze_backbone: bool = setting(False, "keep its weights and BatchNorm as they are")
     freeze_stages: int = setting(
         0, "the same of its first parts; ResNet: stem, layer1, ...", 0, 100
     )
@@ -183,17 +181,17 @@ class TestConfig:
     )
     sigma: float = setting(0.5, "of gaussian soft-NMS", 0.001, 1000)
     class_agnostic: bool = setting(False, "boxes of different classes suppress each other")
-    score_threshold: float = setting(0.1, "boxes below it are left out", 0, 1)
+    score_threshold: float = setting(0.1, "lowest class probability of a detection", 0, 1)
     keep_per_class: int = setting(50, "boxes kept per class and image", 1, _MANY)
-    batch_size: int = setting(1, "images the network sees at once", 1, 4096)
+    batch_size: int = setting(1, "images per forward pass", 1, 4096)
     multi_scale: Tuple[int, ...] = setting(
         (),
-        "input sizes whose boxes are put together; empty: one",
+        "input sizes whose detections are merged; empty: one size",
         64,
         _LARGEST_INPUT,
         count=(0, 32),
     )
-    flip: bool = setting(False, "look at the mirrored image as well")
+    flip: bool = setting(False, "detect in the mirrored image as well")
     merge: str = setting(
         "wbf", "of several views' boxes; wbf: weighted boxes fusion", choices=("wbf", "soft_nms")
     )
@@ -220,7 +218,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything. `model.num_classes` is counted in the data."""
+    """The whole configuration. `model.num_classes` is taken from the data."""
 
     model: ModelConfig = ModelConfig()
     anchors: AnchorConfig = AnchorConfig()
@@ -234,7 +232,7 @@ class Config:
     experiment_tag: str = setting("m2det", "folder of the run below --train_url", name=True)
 
 
-# Keys that were called otherwise before.
+# Old names of keys that were renamed.
 RENAMED: Mapping[str, str] = {
     "data.most_expand": "data.max_expand_ratio",
     "data.crop_share": "data.crop_prob",

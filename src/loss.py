@@ -76,7 +76,7 @@ class MultiBoxLoss(nn.Cell):
     def _mine(self, cross_entropy: Tensor, positive: Tensor) -> Tensor:
         """(B, P) bool: the negatives with the largest loss, a fixed ratio to the positives.
 
-        A loss that is not finite counts as the largest, so that the sum shows it.
+        A loss that is not finite ranks first, so that it reaches the sum and is noticed.
         """
         difficulty = ops.stop_gradient(
             ops.select(positive, ops.zeros_like(cross_entropy), cross_entropy)

@@ -2,7 +2,7 @@
 """Prior (anchor) boxes of every feature map. NumPy only.
 
 The tables are those of the official M2Det configurations and of SSD300; any other input size gets
-a derived one. A prior is `(cx, cy, w, h)` as shares of the input side.
+a derived one. A prior is `(cx, cy, w, h)`, normalised by the input side.
 """
 
 import math
@@ -16,7 +16,7 @@ from .runtime.typed_config import ConfigError
 
 
 class PriorTable(NamedTuple):
-    """`scales`: one per feature map and one more, shares of the input side. `steps`: pixels."""
+    """`scales`: one per feature map and one more, normalised by the input side. `steps`: pixels."""
 
     scales: Tuple[float, ...]
     steps: Tuple[float, ...]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command lines share, and under their names of the model zoo `load_weights`,
-`setup_device` and `set_seed`, which import MindSpore when they are first asked for.
+`setup_device` and `set_seed`, which import MindSpore on first use.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scales of prior boxes that fit the ground truths of a data set. NumPy only.
 
-Boxes are (G, 4) `cxcywh` as shares of their image, scales shares of the input side.
+Boxes are (G, 4) `cxcywh` normalised by the image size, scales by the input side.
 """
 
 from typing import List, NamedTuple, Sequence, Tuple
@@ -13,8 +13,8 @@ from ..priors import best_iou, map_sizes, prior_boxes, ratio_rows, table_for
 from .records import DataError
 
 SMALLEST, LARGEST = 0.01, 1.05
-STEPS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.25)  # that a scale is tried to be multiplied with
-ROUNDS = 20  # far more than are ever needed
+STEPS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.25)  # factors that a scale is multiplied with on trial
+ROUNDS = 20  # upper limit of iterations
 MOST_BOXES = 5000  # looked at while searching
 GAP = 1.1  # least ratio of two neighbouring scales
 
@@ -86,7 +86,7 @@ def suggest_scales(
 
 
 def _quantile_scales(boxes: np.ndarray, count: int) -> List[float]:
-    """Sizes that part the boxes into equal shares, kept apart from each other."""
+    """Quantiles of the box sizes, with a least ratio between neighbours."""
     sides = np.sqrt(boxes[:, 2:].prod(axis=1))
     scales = np.quantile(sides, np.linspace(0.05, 0.98, count)).clip(SMALLEST, LARGEST)
     for i in range(1, count):

@@ -20,7 +20,7 @@ from .records import (
     ImageError,
 )
 
-# Findings that training lives with: it repairs them, or they do no harm.
+# Problems that do not stop training: they are repaired, or harmless.
 HARMLESS = (
     "zero-area boxes",
     "boxes clipped to the image",
@@ -39,7 +39,7 @@ SIDES_PX = (0, 4, 8, 16, 32, 64, 128, 256, 100_000)  # bins of the square root o
 
 @dataclass(frozen=True)
 class Reach:
-    """How many of `total` ground truths some prior overlaps enough, and how well the best does."""
+    """How many of `total` ground truths a prior matches, and the mean IoU of the best prior."""
 
     name: str
     total: int
@@ -51,7 +51,7 @@ class Reach:
 
 
 def boxes_cxcywh(columns: Columns) -> np.ndarray:
-    """(G, 4) float32 boxes in shares of their image, as the network sees them."""
+    """(G, 4) float32 boxes normalised by the image size, as the network sees them."""
     size = columns.sizes[columns.image].astype(np.float32)
     low, high = columns.boxes_px[:, :2] / size, columns.boxes_px[:, 2:] / size
     return np.concatenate([(low + high) / 2, high - low], axis=1)

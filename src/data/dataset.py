@@ -42,7 +42,7 @@ def build_train_dataset(source: SampleStream, num_workers: int = 1) -> Any:
             f" images take {needed / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB"
         )
     protect_workers()
-    limit_threads()  # before workers are forked: they would inherit a pool without its threads
+    limit_threads()  # before workers are forked: they would inherit a dead OpenCV thread pool
     ds.config.set_prefetch_size(_PREFETCH)
     workers = usable_workers(num_workers, share.batch_size * source.sample_bytes, share.world_size)
     return ds.GeneratorDataset(
@@ -71,7 +71,7 @@ def batches(dataset: Any) -> Generator[Tuple[np.ndarray, ...], None, None]:
     except RuntimeError as error:
         raise as_data_error(error) from None
     finally:
-        iterator.stop()  # ends the worker processes now, not at some garbage collection
+        iterator.stop()  # ends the worker processes now, not at the next garbage collection
 
 
 def as_data_error(error: RuntimeError) -> Union[DataError, RuntimeError]:

@@ -15,7 +15,7 @@ from PIL.ExifTags import Base
 
 from .records import ImageError
 
-MAX_PIXELS = 64_000_000  # a 47 KB PNG can decode to gigabytes
+MAX_PIXELS = 64_000_000  # limit of decoded pixels: a 47 KB PNG can decode to gigabytes
 MINDRECORD_MARK = ".mindrecord#"  # in a path: a row of that file
 MAX_BYTES = 256 * 1024 * 1024
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff")

@@ -65,7 +65,7 @@ class DetectionData:
 
 
 def require_boxes(data: DetectionData) -> None:
-    """Refuse data that there is nothing to learn from.
+    """Refuse a data set without a box to train on.
 
     Raises:
         DataError: no box but ignored ones, or all in the first pixel of their images.
@@ -184,7 +184,7 @@ def _joined(parts: List[np.ndarray], empty: np.ndarray) -> np.ndarray:
 
 
 class Findings:
-    """What a reader met: counts and a few examples by kind.
+    """Problems found while reading: counts and a few examples by kind.
 
     Reading for use (`collect=False`) stops with a DataError at the first thing that makes the data
     set unusable; checking (`collect=True`) notes it too and goes on.
@@ -237,7 +237,7 @@ class Findings:
         if clipped[2] - clipped[0] < MIN_SIDE or clipped[3] - clipped[1] < MIN_SIDE:
             self.note("boxes outside the image", where)
             return None
-        # One pixel is the usual difference between 0-based and 1-based tools, and no news.
+        # One pixel is the usual difference between 0-based and 1-based tools: not reported.
         if x1 < -1 or y1 < -1 or x2 > size[0] + 1 or y2 > size[1] + 1:
             self.note("boxes clipped to the image", where)
         return clipped

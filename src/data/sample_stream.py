@@ -23,7 +23,7 @@ from .images import read_image
 from .records import DataError, DetectionData, ImageError, ImageRecord
 
 logger = logging.getLogger(__name__)
-_SCALE = 0x5CA1E  # tells the generator of sizes from those of images
+_SCALE = 0x5CA1E  # separates the random generator of input sizes from those of images
 
 
 class Reader:
@@ -65,7 +65,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank takes of a run: in each step from `start_step` on its own batch."""
+    """The samples of one rank: its own batch of each step, from `start_step` on."""
 
     batch_size: int
     total_steps: int
@@ -179,7 +179,7 @@ class SampleStream:
     ) -> Optional[Tuple[np.ndarray, ...]]:
         rng = np.random.default_rng([self.seed, epoch, index])
         made = self._augmented(index, rng, size)
-        # Probabilities are compared only where they are set: extras leave other samples alone.
+        # No random number is drawn where an option is off, so that the other samples do not change.
         if made is not None and self.wanted.mixup and rng.random() < self.wanted.mixup:
             other = self._augmented(self._another(rng), rng, size)
             made = transforms.mixup(made, other, rng) if other is not None else made

@@ -34,7 +34,7 @@ CROP_MODES = (
 )  # least IoU with every box; None leaves the image whole
 MOSAIC_POINT = (0.3, 0.7)
 MIXUP_WEIGHT = (0.4, 0.6)
-SMALLEST_SIDE = 0.01  # of the image; smaller boxes are not trained on
+SMALLEST_SIDE = 0.01  # as a fraction of the image side; smaller boxes are not trained on
 INTERPOLATIONS = (
     cv2.INTER_LINEAR,
     cv2.INTER_CUBIC,

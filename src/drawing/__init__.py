@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures: detections, data sets, what a network computes, curves, the report page."""
+"""Pictures: detections, data sets, activations, curves, the report page."""

@@ -33,7 +33,7 @@ def ink_on(ground: Colour) -> Colour:
 
 
 def apart(boxes_px: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Rows of the boxes that overlap no better one by `iou_threshold`, whatever their classes."""
+    """Rows of the boxes left by class-agnostic hard NMS at `iou_threshold`."""
     scores = np.asarray(scores, np.float32)
     return hard_nms(np.concatenate([boxes_px, scores[:, None]], axis=1), iou_threshold)
 

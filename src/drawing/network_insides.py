@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what happens inside: prior boxes, matches, activations. NumPy and OpenCV only.
+"""Pictures of priors, matched priors and activations. NumPy and OpenCV only.
 
-Images are (H, W, 3) uint8 BGR, priors (P, 4) cxcywh as shares of the image.
+Images are (H, W, 3) uint8 BGR, priors (P, 4) cxcywh normalised by the image size.
 """
 
 from typing import List, Sequence, Tuple

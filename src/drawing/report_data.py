@@ -115,7 +115,7 @@ def most_confused(rows: Sequence[Sequence[int]], most: int = 6) -> List[List[int
 
 
 def choose(data: DetectionData, errors: ErrorSummary, threshold: float) -> Iterator[int]:
-    """Rows of the images to show, the most telling first.
+    """Rows of the images to show, those with most errors first.
 
     Those with most errors; then, so that every filter finds something, those with a kind of error
     in a class that was not shown twice; then those in which everything is right.

@@ -24,7 +24,7 @@ _NO_VALUES = ("step", "total_steps", "epoch")
 
 
 class EventLog:
-    """Told as `src.training.run_log.RunLog` is.
+    """Writes what `src.training.run_log.RunLog` gets as TensorBoard events.
 
     Args:
         folder: of the run.

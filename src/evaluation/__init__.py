@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detections of a whole split and what they are worth: COCO and VOC metrics, kinds of errors."""
+"""Detecting in a whole split and scoring: COCO and VOC metrics, errors by kind."""

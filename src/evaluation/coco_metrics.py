@@ -130,7 +130,7 @@ def coco_score(
     """Scores `results` (entries as made by `coco_results`).
 
     Args:
-        scorer: "pycocotools", or "faster-coco-eval" for the same numbers sooner.
+        scorer: "pycocotools", or "faster-coco-eval" which gives the same numbers faster.
 
     Raises:
         DataError: `data` has no annotations, or a result is of an image that is not in it.

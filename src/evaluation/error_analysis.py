@@ -16,8 +16,8 @@ from ..box_utils import iou_matrix
 from ..data.records import COCO_SIZES, DetectionData, ImageRecord
 from .result_arrays import ResultArrays, result_arrays
 
-MATCH_IOU = 0.5  # a detection is of an object from here on
-TOUCH_IOU = 0.1  # below, it lies on the background
+MATCH_IOU = 0.5  # least IoU of a detection and its object
+TOUCH_IOU = 0.1  # with a lower IoU a false positive counts as background
 KINDS = ("correct", "localisation", "class", "both", "duplicate", "background", "missed")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in a run's folder: checkpoints, `config.json` and `labels.json`, written atomically.
+"""Files of a run: checkpoints, `config.json` and `labels.json`, written atomically.
 
 MindSpore is imported by the functions that read or write tensors: an ONNX file needs labels and no
 framework.
@@ -210,7 +210,7 @@ def _few(problems: Sequence[str], shown: int = 3) -> str:
 
 
 def _made_for(path: Path) -> str:
-    """The preset a checkpoint was trained with, as its neighbour says, for an error's end."""
+    """End of an error message: the preset named in `config.json` beside the checkpoint."""
     try:
         tag = from_json((path.parent / CONFIG_NAME).read_text(encoding="utf-8")).experiment_tag
     except (OSError, ValueError):

@@ -69,7 +69,7 @@ def compare(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> Diff
         if own.shape != other.shape:
             absolute = relative = float("inf")
             continue
-        with np.errstate(invalid="ignore"):  # infinite where both are is no difference
+        with np.errstate(invalid="ignore"):  # infinite in both is no difference
             gap = float(np.where(other == own, 0, np.abs(other - own)).max())
         gap = gap if np.isfinite(gap) else float("inf")
         largest = float(np.abs(own[np.isfinite(own)]).max(initial=1e-30))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of an export, and what an exported file says of itself."""
+"""Options of an export, and the metadata of an exported file."""
 
 import hashlib
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network to a file in MINDIR or ONNX, compared with the network before it counts."""
+"""A network to a file in MINDIR or ONNX, compared with the network before it is kept."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from .export_metadata import Request, describe, weights_sha256
 from .exported_network import METADATA_KEY
 from .onnx_graph import append_nms, finish
 
-# Largest difference let through, as a share of the network's largest output.
+# Largest difference allowed, relative to the network's largest output.
 TOLERANCE = {"MINDIR": 1e-5, "ONNX": 1e-4}
 DRAFTS = "m2det-export-"  # begins the names of temporary folders
 

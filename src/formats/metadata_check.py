@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an exported file says of itself, read and checked key by key: people edit it. No framework.
+"""The metadata of an exported file, read and checked key by key: people edit it. No framework.
 
 S input side, C classes with background 0.
 """

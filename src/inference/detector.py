@@ -27,7 +27,7 @@ STAGES = ("load", "preprocess", "network", "decode", "nms")
 def build_postprocessor(config: Config) -> PostProcessor:
     """The post-processing of a configuration.
 
-    With linear soft-NMS the configured IoU is the sigma it ignores (see `PostProcessor`); without
+    With linear soft-NMS `test.iou` becomes the unused sigma (see `PostProcessor`); without
     soft-NMS it is the threshold of hard NMS.
     """
     test = config.test

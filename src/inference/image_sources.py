@@ -77,7 +77,7 @@ class Frames:
         self._closing = contextlib.ExitStack()
         if source.kind == "image":
             return
-        # Otherwise the decoder has its own say on stderr about damaged files.
+        # Otherwise the decoder prints about damaged files on stderr.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2.setLogLevel(0)
         camera = source.kind == "camera"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A detector from whatever holds a network: a checkpoint, or a MINDIR or ONNX file.
+"""A detector from a checkpoint, a MINDIR or an ONNX file.
 
 MindSpore is imported for the first two only; ONNX Runtime starts much sooner.
 """
@@ -88,7 +88,7 @@ def read_network_file(
         overrides: `section.key=value`; of an exported file's network nothing can be changed.
 
     Raises:
-        ValueError: a file that is missing or damaged, or a configuration that makes no sense.
+        ValueError: a file that is missing or damaged, or an invalid configuration.
     """
     if path.suffix not in EXPORTED:
         if not path.is_file():  # before it is config.json that is missing

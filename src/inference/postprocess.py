@@ -201,7 +201,7 @@ class PostProcessor:
             found.boxes_px,
             found.scores,
             self._groups(found.image, found.labels),
-            iou_threshold=2.0,  # which no two boxes overlap
+            iou_threshold=2.0,  # above any IoU: nothing is suppressed
             score_threshold=self.lowest_score,
             method="hard",
             keep_per_class=self.keep_per_class,
@@ -209,7 +209,7 @@ class PostProcessor:
         return found[index]
 
     def _groups(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """A number (N,) for each image and class; boxes of different ones do not meet in NMS."""
+        """A number (N,) for each image and class; NMS compares boxes of equal numbers only."""
         if self.class_agnostic:
             return image
         return image * (int(labels.max(initial=0)) + 1) + labels
@@ -248,7 +248,7 @@ def candidates(logits: np.ndarray, threshold: float) -> Tuple[np.ndarray, np.nda
         raise NotFiniteError("logits hold NaN or infinite values")
     rows = np.arange(count)
     if 0 < threshold < 1:
-        margin = math.log(threshold / (1 - threshold)) - 1e-3  # room for rounding
+        margin = math.log(threshold / (1 - threshold)) - 1e-3  # tolerance for rounding
         rows = np.flatnonzero(best - background > margin)
     part = logits[rows]
     part -= np.maximum(best, background)[rows, None]  # of the row itself, so nothing underflows

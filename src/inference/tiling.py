@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiles of a large image, and what becomes of boxes at their seams. NumPy only.
+"""Tiles of a large image, and how boxes cut by tile borders are merged. NumPy only.
 
 A seam is an edge of a tile inside the image. Neighbouring tiles share a strip, the overlap. A box
 that ends at a seam has been cut: where it is shorter than the overlap, a neighbour sees all of it,

@@ -72,7 +72,7 @@ class ViewPlan:
         return made
 
     def size_range(self, size: int) -> Tuple[float, float]:
-        """The boxes input `size` is trusted with: least and largest side, shares of the image.
+        """Range of box sides kept at input `size`, normalised by the image size.
 
         A reduced input keeps no boxes smaller than its smallest prior. An enlarged one keeps none
         that covers more pixels of it than `LARGEST` of the input the network was trained for. The
@@ -93,7 +93,7 @@ def view_input(image: np.ndarray, view: View, mean_bgr: Sequence[float]) -> np.n
 
 
 def map_to_image(found: Candidates, views: Sequence[View], sizes_px: np.ndarray) -> Candidates:
-    """Boxes of views as boxes of their images, without those that other views see better.
+    """Boxes of views as boxes of their images, without sizes that another view detects better.
 
     Args:
         found: in pixels of the windows; `image` is the number of the view.

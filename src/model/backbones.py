@@ -10,7 +10,7 @@ from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 from mindspore import Tensor, nn, ops
 
-# Momentum in MindSpore's sense is the share of the old value that stays: torch's 0.1 is 0.9 here.
+# MindSpore's momentum is the weight of the running value, 1 - torch's: torch's 0.1 is 0.9 here.
 BACKBONE_MOMENTUM = 0.9
 
 
@@ -91,7 +91,7 @@ class VGG16Reduced(nn.Cell):
 
 
 class SEModule(nn.Cell):
-    """Channel attention of SENet (Hu et al., 2018): pooled, squeezed 16 times, sigmoid."""
+    """Channel attention of SENet (Hu et al., 2018), reduction 16."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ _BUILDERS: Mapping[str, Callable[[], nn.Cell]] = {
     "vgg16": VGG16Reduced,
     "resnet18": lambda: ResNet(Stem(True), 64, BasicBlock, _DEPTHS[18], 1),
     "resnet18_res4": lambda: ResNet(Stem(True), 64, BasicBlock, _DEPTHS[18][:3], 1),
-    # Half the channels, a quarter of the work: what a CPU trains from nothing.
+    # Half the channels, a quarter of the work: trainable from scratch on a CPU.
     "resnet18_slim": lambda: ResNet(Stem(True, 32), 32, BasicBlock, _DEPTHS[18], 1, planes=32),
     "resnet34": lambda: ResNet(Stem(True), 64, BasicBlock, _DEPTHS[34], 1),
     "resnet50": lambda: ResNet(Stem(True), 64, Bottleneck, _DEPTHS[50], 4),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that compute the same as the network's own, sooner on a CPU.
+"""Replacements for layers of the network that give the same results faster on a CPU.
 
 Each stands in for a plain layer where MindSpore's CPU operators (oneDNN; 2.7.2 to 2.10.0) have a
-slow spot; `python -m benchmarks.run` shows what they are worth. A GPU keeps the plain layers.
+slow spot; `python -m benchmarks.run` measures the gain. A GPU keeps the plain layers.
 """
 
 from typing import Optional, Tuple
@@ -14,7 +14,7 @@ from .head import MultiBoxHead
 from .layers import Resize, replace_cells
 
 STRIP_CELLS = 12800  # of a map that oneDNN's fast max-pool takes; by trying: benchmarks/RESULTS.md
-FUSED_CELLS = 400  # cells of a map from which on joining the weights of both heads pays
+FUSED_CELLS = 400  # cells of a map from which on one fused convolution is faster than two
 
 
 def fit_to_device(model: nn.Cell) -> None:
@@ -68,7 +68,7 @@ class StripPool(nn.Cell):
 class DoublingResize(Resize):
     """`Resize` that doubles maps 32, 64, 96 ... cells wide by repeating every cell.
 
-    For such widths MindSpore's operator takes three times as long: its strides meet in the cache.
+    For such widths MindSpore's operator takes three times as long (cache conflicts).
     """
 
     def __init__(self, resize: Resize) -> None:

@@ -5,7 +5,7 @@ from typing import Callable, Optional, Tuple
 
 from mindspore import Tensor, nn, ops
 
-# Share of the old running value that stays; torch's momentum of 0.01 in MLFPN, 0.1 in `Norm`.
+# MindSpore's momentum is 1 - torch's, which is 0.01 in MLFPN and 0.1 in `Norm`.
 MLFPN_MOMENTUM = 0.99
 NORM_MOMENTUM = 0.9
 
@@ -34,8 +34,8 @@ class ConvBNReLU(nn.Cell):
 
 
 class Resize(nn.Cell):
-    """A map (B, D, H, W) at the size of another; half-pixel centres for "bilinear", floor for
-    "nearest". Cells of their own, so that export can put others in their place.
+    """Resizes (B, D, H, W) to the size of another map; half-pixel centres for "bilinear", floor for
+    "nearest". A cell of its own, so that export can replace it.
     """
 
     def __init__(self, mode: str) -> None:

@@ -27,7 +27,7 @@ def train_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
     )
     parser.add_argument("--train_url", default="outputs", type=Path, help="output folder")
     begin = parser.add_mutually_exclusive_group()
-    begin.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint")
+    begin.add_argument("--resume", metavar="PATH|auto", help="continue from a checkpoint")
     begin.add_argument(
         "--finetune",
         metavar=f"PATH|{shipped.NAME}",
@@ -54,7 +54,7 @@ def eval_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespac
     """Evaluate a checkpoint or an exported file on any split of a data set.
 
     Writes detections.json (a COCO results file) and metrics.json, or for a split without ground
-    truth the zip file that the COCO server takes. Interrupted, it goes on where it was.
+    truth the zip file that the COCO server takes. Started again, it continues.
     """
     from ..evaluation.coco_metrics import SCORERS
     from ..formats.shipped import PHOTOS
@@ -221,7 +221,7 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
 
 
 def visualize_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
-    """Look inside: prior boxes on an image, the priors matched to each object, or activations.
+    """Draw prior boxes on an image, the priors matched to each object, or activations.
 
     `priors` needs a configuration, `matches` a data set as well, `activations` a checkpoint.
     """

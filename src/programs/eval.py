@@ -2,7 +2,7 @@
 """Evaluate a checkpoint or an exported file on any split of a data set.
 
 Writes detections.json (a COCO results file) and metrics.json, or for a split without ground truth
-the zip file that the COCO server takes. Interrupted, it goes on where it was.
+the zip file that the COCO server takes. Started again, it continues.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> Dict[str, float]:
     start_log(level)
     data = load_data(args.dataset_path, args.split, allow_links=config.data.allow_links)
     if data.annotated:
-        find_scorer(args.scorer)  # that it is missing should not show after hours
+        find_scorer(args.scorer)  # a missing package is found before the evaluation, not after it
     detector = build_detector(network, data)
     announce(network, data, args, ranks)
     report_views(detector)
@@ -134,7 +134,7 @@ def detect(
     rank: int,
     ranks: int,
 ) -> Found:
-    """This rank's share of the split, each image once; the results of all ranks."""
+    """This rank's images of the split, each image once; the results of all ranks."""
     category_ids = category_ids_for(detector.class_names, data)
     key = settings_key([args.checkpoint_path], relevant(config), data, ranks)
     part = PartialResults(args.output / PARTS / f"rank_{rank}.jsonl", key)
@@ -196,7 +196,7 @@ def announce(
 
 
 def report_views(detector: ArrayDetector) -> None:
-    """Says what looking at an image more than once costs."""
+    """Logs how many pixels several views of an image cost."""
     plan = detector.plan
     views = plan.views(plan.base_size, plan.base_size)
     times = sum(view.size**2 for view in views) / plan.base_size**2

@@ -116,7 +116,7 @@ def print_dry_run(job: Job, plan: Plan, batch: Sequence[np.ndarray]) -> None:
 
 
 def print_result(finished: Finished, dataset_path: Path) -> None:
-    """AP, where the checkpoint lies, and the commands that go on from there."""
+    """Prints AP, the checkpoint, and the commands to use it."""
     path = str(finished.checkpoint)
     score = "" if finished.ap is None else f", AP {finished.ap:.4f} at best"
     print(f"\ndone in {duration(finished.seconds)}{score}")

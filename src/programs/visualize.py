@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look inside: prior boxes on an image, the priors matched to each object, or activations.
+"""Draw prior boxes on an image, the priors matched to each object, or activations.
 
 `priors` needs a configuration, `matches` a data set as well, `activations` a checkpoint.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configurations as files: JSON and YAML read, YAML with a sentence on each key written."""
+"""Configurations as files: JSON and YAML read, YAML with a description of each key written."""
 
 import dataclasses
 import json
@@ -102,7 +102,7 @@ def _once(pairs: Iterable[Tuple[Any, Any]]) -> Dict[Any, Any]:
 
 
 def as_yaml(node: Any) -> str:
-    """The dataclass `node` as YAML, with a sentence on each key."""
+    """The dataclass `node` as YAML, with a description of each key."""
     lines, single = [], []
     for declared in dataclasses.fields(node):
         part = getattr(node, declared.name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the CPU asks of MindSpore: which instructions oneDNN may use, and how many threads."""
+"""Settings of MindSpore for the CPU: instruction set of oneDNN, number of threads."""
 
 import importlib.metadata
 import math

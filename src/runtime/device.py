@@ -70,7 +70,7 @@ def setup_device(
 
 
 def set_seed(seed: Optional[int]) -> None:
-    """Seed weight initialisation; None leaves it to chance."""
+    """Seed weight initialisation; None: another one each run."""
     if seed is not None:
         ms.set_seed(seed)
         np.random.seed(seed)

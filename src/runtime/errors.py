@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parent of the project's errors, and text of errors on one line."""
+"""Base class of the project's errors, and error texts on one line."""
 
 
 class M2DetError(Exception):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the ranks of a distributed run through MindSpore's msrun and watches over them.
+"""Starts the ranks of a distributed run through MindSpore's msrun and monitors them.
 
 What msrun alone leaves open: a free port, signals handed on to the ranks, the exit code of the rank
-that failed with its last words, and nothing left running afterwards.
+that failed with the end of its log, and no process left running afterwards.
 
 For several hosts it is started on each of them, with the same `MASTER_ADDR` (the address of the
 first), `NNODES` (their number) and `MASTER_PORT` (8118 unless set) in the environment, and a
@@ -35,7 +35,7 @@ FAILED_SECONDS = 3.0  # the same when one has failed: the scheduler would wait m
 POLL_SECONDS = (0.1, 1.0)  # at first, so that ranks that fail at once are seen; and later
 POLL_CHANGE_SECONDS = 30.0
 LAST_LINES = 20
-# Seconds after which MindSpore gives up a host without a sign of life; its own 300 are too many.
+# Heartbeat timeout of a host in seconds, instead of MindSpore's 300.
 LOST_HOST = {"MS_NODE_TIMEOUT": "60", "MS_RECEIVE_MSG_TIMEOUT": "100"}
 # msrun's announcements, and what MindSpore logs at its end whatever level is asked for
 _NOISE = re.compile(r"Start (scheduler|worker) process |\[INFO\] DISTRIBUTED\(")
@@ -155,7 +155,7 @@ class Launcher:
         return self._outcome(process.returncode)
 
     def _echo(self, process: "subprocess.Popen[str]") -> None:
-        """Prints rank 0 and msrun line by line, up to msrun's word that a rank has failed."""
+        """Prints rank 0 and msrun line by line, up to msrun's message that a rank has failed."""
         assert process.stdout is not None
         for line in process.stdout:
             self._failed = self._failed or _FAILED.search(line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each named preset changes of the defaults in `src/config.py`, with a sentence on it."""
+"""What each named preset changes of the defaults in `src/config.py`, with a description."""
 
 from typing import Any, Mapping, NamedTuple
 
@@ -38,7 +38,7 @@ _PHOTOS_TRAIN = {
     **{"freeze_stages": 2, "freeze_batch_norm": "backbone"},
 }
 _ADAM = {"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0}
-# For training on a CPU: short runs cannot learn from much zooming.
+# For short runs on a CPU: strong scale augmentation needs more steps than they have.
 _SHORT = {
     "random_seed": 0,
     "data": {"max_expand_ratio": 1.5, "crop_prob": 0.3},
@@ -82,7 +82,7 @@ PRESETS: Mapping[str, Preset] = {
         {**_SHORT, "model": _SMALL_MODEL, "train": _SMALL_TRAIN},
     ),
     "m2det_photos": Preset(
-        "photographs on a CPU, from a backbone that knows ImageNet",
+        "photographs on a CPU, from a backbone trained on ImageNet",
         {
             **{**_SHORT, "model": _PHOTOS_MODEL, "train": _PHOTOS_TRAIN},
             **{"anchors": _PHOTOS_ANCHORS, "test": {"score_threshold": 0.01}},

@@ -69,7 +69,7 @@ class StopSignal:
     def _wait(self) -> None:
         while not self._over.is_set():
             received = signal.sigtimedwait(self._signals, POLL_SECONDS)
-            # A process that was asleep (Ctrl-Z, fg) gets memory never written to, not None.
+            # After Ctrl-Z and fg, sigtimedwait returns unset memory instead of None.
             if received is not None and received.si_signo in self._signals:
                 self._take(received.si_signo)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a program shows while it works: log lines, and one progress bar below them.
 
-There is a bar where somebody looks: stderr is a terminal, or a pipe of `scripts/common.sh` that
+There is a bar on a terminal: stderr is one, or a pipe of `scripts/common.sh` that
 leads to one. Elsewhere there are plain lines only, as through a pipe of the user's own, whose lines
 would come in between.
 """
@@ -34,7 +34,7 @@ def start_log(level: int = logging.INFO) -> None:
 
 
 def bar_columns() -> Optional[int]:
-    """How wide a bar may be; None: nobody would see one."""
+    """Width of a bar in columns; None where there is no terminal."""
     try:
         if os.isatty(2):
             return None if _is_pipe(1) else os.get_terminal_size(2).columns or 80
@@ -65,7 +65,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressBar:
-    """How far a loop is: a bar with the time left, or lines where nobody would see one.
+    """How far a loop is: a bar with the time left, or lines where there is no terminal.
 
     Log lines appear above the bar. It is drawn on a copy of stderr, as MindSpore puts another in
     its place while it compiles.

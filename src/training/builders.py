@@ -68,7 +68,7 @@ def images_per_step(config: Config, world_size: int) -> int:
 
 
 def batch_warning(config: Config, world_size: int) -> Optional[str]:
-    """A word of warning where the total batch leaves the range known to work."""
+    """A warning where the total batch is larger than the range known to work."""
     total = images_per_step(config, world_size)
     rescaled = config.train.scale_lr and total <= KNOWN_BATCH * world_size and world_size > 1
     if total <= KNOWN_BATCH or rescaled:
@@ -170,7 +170,7 @@ def build_batches(
 
 
 def build_facts(config: Config, data: DetectionData, world_size: int) -> Dict[str, Any]:
-    """What a resumed run must have in common with the one it goes on with."""
+    """Settings and data that must be the same when a run is resumed."""
     train = config.train
     network = {k: v for k, v in asdict(config.model).items() if k != "num_classes"}
     return {

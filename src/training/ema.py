@@ -21,8 +21,8 @@ class Ema(nn.Cell):
 
     Args:
         parameters: of the network, trainable or not.
-        decay: share of the old average that stays, once more than (1 + t) / (10 + t) at step t:
-            random first weights are soon forgotten.
+        decay: of the average; (1 + t) / (10 + t) at step t as long as that is smaller, because
+            the first weights are random.
     """
 
     def __init__(self, parameters: Sequence[Parameter], decay: float) -> None:
@@ -68,7 +68,7 @@ class Ema(nn.Cell):
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within it the network has the averages for weights."""
+        """Context manager: the network's weights are the averages inside."""
         before = [values.copy() for values in self._values()]
         try:
             for value, average in zip(self.values, self.packing.unpack_arrays(self.averages)):

@@ -37,7 +37,7 @@ LOG = logging.getLogger("m2det.train")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run is given besides its configuration."""
+    """Options of a run that are not part of its configuration."""
 
     dataset_path: Path
     train_url: Path  # the folder of the run lies in it
@@ -64,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run has come to."""
+    """The result of a run."""
 
     checkpoint: Path  # with the best AP; the last where nothing was scored
     ap: Optional[float]
@@ -193,7 +193,7 @@ class Job:
         )
 
     def network(self) -> nn.Cell:
-        """With the weights it begins with, and what is frozen."""
+        """The network with its initial weights and frozen layers."""
         model = build_model(self.config)
         if self.options.pretrained_backbone is not None:
             load_weights(model.backbone, self.options.pretrained_backbone, prefix="backbone.")
@@ -233,7 +233,7 @@ class Job:
         return Evaluation(scorer, self.eval_interval, patience, weights, ema)
 
     def validation_data(self) -> Optional[DetectionData]:
-        """What is scored in between; only `train.eval_epochs` insists on it."""
+        """The split scored while training; an error only where `train.eval_epochs` is set."""
         wanted = self.config.train
         links = self.config.data.allow_links
         if not self.eval_interval:

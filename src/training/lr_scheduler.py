@@ -24,7 +24,7 @@ def learning_rates(
     """The learning rate of each step, (total_steps,) float32.
 
     A linear warm-up from 1e-6, then either the base rate times `gamma[i]` from epoch
-    `milestones[i]` on ("step"; factors add up), or half a cosine from the base rate to 0.
+    `milestones[i]` on ("step"; factors multiply), or half a cosine from the base rate to 0.
 
     Args:
         base_lr: rate after the warm-up.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be done to a network before training: freezing, synchronised BatchNorm, float16."""
+"""Changes to a network before training: freezing, synchronised BatchNorm, float16."""
 
 from typing import Iterator, List, Tuple
 

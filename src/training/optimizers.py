@@ -80,7 +80,7 @@ class SGD(Optimizer):
 
     Args:
         parameters, decays, learning_rates, lr_factors: as `Optimizer`.
-        momentum: share of the old velocity that stays.
+        momentum: coefficient of the velocity, as in torch.optim.SGD.
         dampening: share of the gradient kept out of the velocity.
     """
 
@@ -139,7 +139,7 @@ class AdamW(Optimizer):
 
     Args:
         parameters, decays, learning_rates, lr_factors: as `Optimizer`.
-        beta1, beta2: shares of the old averages of the gradient and of its square that stay.
+        beta1, beta2: decay of the averages of the gradient and of its square.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ def build_optimizer(
     Args:
         model: its trainable parameters are optimised.
         learning_rates: one per step of the whole run.
-        momentum: share of the old velocity that stays; of AdamW, its first beta.
+        momentum: coefficient of SGD's momentum; of AdamW, its first beta.
         weight_decay: L2 penalty of SGD, decoupled decay of AdamW.
         dampening: share of the gradient kept out of the velocity.
         kind: "SGD" or "AdamW".
@@ -239,7 +239,7 @@ class DynamicLossScale:
         self._good = 0
 
     def update(self, finite: bool) -> bool:
-        """Told of each step whether its gradients were finite; True if the scale has changed."""
+        """To be called after each step; returns True if the scale has changed."""
         before = self.scale
         self._good = self._good + 1 if finite else 0
         if not finite:

@@ -37,7 +37,7 @@ class UsedFolder(M2DetError):
 
 
 def refuse_used(folder: Path, resume: Optional[str]) -> None:
-    """See that a run does not begin in a folder with checkpoints it does not go on from.
+    """Refuse a folder with checkpoints unless the run is resumed from them.
 
     Args:
         folder: of the run.
@@ -60,7 +60,7 @@ def refuse_used(folder: Path, resume: Optional[str]) -> None:
 
 @dataclass
 class DrawnSeed:
-    """What the augmentation follows from in a run without a seed, so that resuming goes on with it.
+    """Random seed of the augmentation in a run without `random_seed`, saved for resuming.
 
     Below 2**24: the ranks share it as a float32.
     """

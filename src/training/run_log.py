@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run goes on, and what it leaves for later: log lines and a bar, `log.jsonl`, `run.json`.
+"""Progress of a run: log lines, a bar, `log.jsonl`, `run.json`.
 
 `log.jsonl` goes on where a run is resumed; rows of steps that are run once more are dropped first.
 """

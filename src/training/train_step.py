@@ -33,7 +33,7 @@ class StepOutcome(NamedTuple):
 
 
 class Step:
-    """What every step has. Without a finite gradient one changes nothing but `global_step`.
+    """Base of the steps. Without a finite gradient nothing changes but `global_step`.
 
     Args:
         gradients: of the network with its loss.
@@ -57,7 +57,7 @@ class Step:
         self._ema = None if ema is None else compiled(ema)
 
     def _finish(self, report: Tensor, kept: Tensor) -> StepOutcome:
-        """Moves the average of weights, or takes back what a forward pass has done."""
+        """Moves the average of weights, or restores the BatchNorm statistics of a skipped step."""
         outcome = StepOutcome(*report.asnumpy().tolist())
         if not math.isfinite(outcome.grad_norm):
             self._kept.restore(kept)
@@ -264,7 +264,7 @@ class KeptStatistics(nn.Cell):
 
     def before(self) -> Tensor:
         """All of them in one tensor; to be called before the forward pass."""
-        # with a constant, lest a single one be handed out as itself
+        # with a constant, so that a single parameter is copied, not returned itself
         return ops.cat((*self.statistics, self.end))
 
     def restore(self, kept: Tensor) -> None:

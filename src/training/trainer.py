@@ -125,7 +125,7 @@ class _Batches:
         began = time.monotonic()
         try:
             batch = next(self._batches, None)
-        except RuntimeError as error:  # MindData's word for a worker that has died
+        except RuntimeError as error:  # what MindData raises when a worker has died
             reason = re.findall(r"\w*(?:Error|Exception): *(\S.*)", str(error)) or [str(error)]
             text = " ".join(reason[-1].split())[:200]
             raise TrainingError(f"the data pipeline failed in step {step + 1}: {text}") from None
@@ -140,7 +140,7 @@ class _Batches:
         for worker in self._workers:
             try:
                 pid, code = worker.pid, worker.exitcode
-            except ValueError:  # closed in good order
+            except ValueError:  # already closed
                 continue
             if code not in (None, 0, -signal.SIGTERM, 128 + signal.SIGTERM):
                 raise TrainingError(f"data worker {pid} died by step {step} (exit code {code})")

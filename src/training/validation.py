@@ -23,7 +23,7 @@ Record = Callable[[int, int, Scored], None]
 
 
 class SplitScorer:
-    """Called, it scores the network as it is; the images are shared out among the ranks.
+    """Callable that scores the network on a split; ranks take turns with the images.
 
     Args:
         model: the network, in training mode afterwards.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A COCO annotation file read into arrays, fast where it is as COCO's are, and always with care.
+"""A COCO annotation file read into arrays, fast for files like COCO's, with every type checked.
 
 msgspec checks the types of each annotation while it reads, and passes over segmentations, which are
 most of a file. What is not as expected is looked at again by `coco_json`.

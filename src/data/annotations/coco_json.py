@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contents of COCO annotation files, taken with care: nothing in them has the right type for
-sure.
-"""
+"""The contents of COCO annotation files, with the type of every value checked."""
 
 import json
 import math
@@ -57,7 +55,7 @@ def entries_of(content: Mapping[str, Any], key: str, path: str) -> List[Any]:
 
 
 def flag(value: Any) -> bool:
-    """Whether `value`, a number, true or false, or either as text, says yes."""
+    """Whether `value`, a number, true or false, or either as text, means true."""
     if isinstance(value, str):
         return value.strip().lower() in ("1", "true", "yes")
     return isinstance(value, (int, float)) and bool(value)

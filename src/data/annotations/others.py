@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Naming what is not read, with the way out of it."""
+"""Messages for formats that are not read, with the way to convert them."""
 
 import posixpath
 from typing import Optional

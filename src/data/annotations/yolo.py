@@ -25,7 +25,7 @@ from .named_boxes import (
 )
 from .yolo_names import NAMES, class_names, names_file, read_yaml, text_lines, yaml_file
 
-MAX_SHARE = 2.0  # no box reaches so far out of its image: what is larger is not in shares
+MAX_SHARE = 2.0  # normalised coordinates beyond this are taken for pixels by mistake
 _SPLITS = ("train", "val", "valid", "test")
 
 

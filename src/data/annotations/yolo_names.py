@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What says how the classes of a YOLO data set are called: data.yaml, or a list of names."""
+"""Class names of a YOLO data set, from data.yaml or a list of names."""
 
 import posixpath
 import re

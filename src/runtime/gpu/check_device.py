@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what there is for training on a GPU, what is missing, and what to do about it.
+"""Check that training on a GPU will work; name what is missing and what to do.
 
 usage: python -m src.runtime.gpu.check_device [--device_id N]
 Ends with exit code 0 if the GPU works, 1 if it does not. `source scripts/gpu_env.sh` comes first.

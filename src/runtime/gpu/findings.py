@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the parts of a GPU set-up tell of themselves: driver, libraries, kernels.
+"""Checks of the parts of a GPU set-up: driver, libraries, kernels.
 
 Only the standard library is used.
 """

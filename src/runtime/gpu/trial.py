@@ -46,7 +46,7 @@ def trial(target: str, device_id: int = 0) -> Dict[str, Any]:
     """Times in ms, the convolution's error against NumPy, and the loss before and after training.
 
     Raises:
-        RuntimeError: MindSpore's words on a device it cannot use.
+        RuntimeError: the device cannot be used; MindSpore's message.
     """
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device(target, device_id if target != "CPU" else 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways round faults of MindSpore's GPU back end, for the releases 2.7.2 to 2.10.0.
+"""Work-arounds for faults of MindSpore's GPU back end, for the releases 2.7.2 to 2.10.0.
 
 Whether a fault is still there in another release: the first two functions' faults show without a
 GPU, `pytest -m slow tests/runtime/test_fake_gpu.py -k fault` fails where one is gone. The other two

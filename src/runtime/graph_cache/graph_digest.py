@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything about a cell that can go into its compiled graph, as one digest.
 
-Values of parameters are inputs of a graph and count for nothing; tensors, numbers, texts, flags and
+Values of parameters are inputs of a graph and are left out; tensors, numbers, texts, flags and
 operators' attributes are constants in it and count in full. Whatever is not understood is refused,
 and what only may matter is taken in: a needless compilation costs seconds, a wrong graph a run.
 """
