@@ -40,11 +40,12 @@ def run(name: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] = N
     """
     from . import arguments
 
-    args = getattr(arguments, f"{name}_arguments")(argv, prog)
-    if args.show_config:
-        print(as_yaml(_config_of(args)), end="")
-        return 0
+    # A training saves at a signal; threads that NumPy starts before would take it instead.
     with held_signals() if name == "train" else nullcontext():
+        args = getattr(arguments, f"{name}_arguments")(argv, prog)
+        if args.show_config:
+            print(as_yaml(_config_of(args)), end="")
+            return 0
         program = import_module(f".{name}", __package__)
     return program.main(args)
 
