@@ -64,7 +64,7 @@ def report(data: DetectionData, config: Config) -> Dict[str, float]:
     print(f"{len(data.records)} images, {objects} objects, {lost} of them no prior's target")
     names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
     print("a perfect network: " + ", ".join(f"{name} {totals[name]:.4f}" for name in names))
-    print("\n".join(as_lines(recall_by_size(data, judge_split(data, results), score.truth))))
+    print("\n".join(as_lines(recall_by_size(data, judge_split(data, results)))))
     return totals
 
 

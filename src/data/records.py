@@ -3,7 +3,7 @@
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, overload
 
@@ -56,6 +56,15 @@ class DetectionData:
     def num_classes(self) -> int:
         """C, background included."""
         return len(self.class_names) + 1
+
+    def subset(self, rows: Sequence[int]) -> "DetectionData":
+        """The images in these rows, in this order, and what to score them against."""
+        truth = self.truth
+        if truth is not None:
+            image = columns_of(self).image
+            boxes = [box for row in rows for box in np.flatnonzero(image == row)]
+            truth = Truth(truth.boxes_xywh[boxes], truth.areas[boxes])
+        return replace(self, records=[self.records[row] for row in rows], truth=truth)
 
     def repairs(self) -> str:
         """What was dropped or repaired while reading, e.g. "2 zero-area boxes"; empty if nothing
@@ -177,6 +186,21 @@ def columns_of(data: DetectionData) -> Columns:
     """The boxes of a data set as arrays."""
     records = data.records
     return (records if isinstance(records, PackedRecords) else PackedRecords(records)).columns()
+
+
+def truth_of(data: DetectionData) -> Truth:
+    """The boxes and areas to score against, in the order of `columns_of`.
+
+    Those of COCO's annotation file where there is one: areas are of the segmentations, and float32
+    or clipped boxes would move the score in its last digits.
+    """
+    columns = columns_of(data)
+    if data.truth is None:
+        sides = columns.boxes_px[:, 2:].astype(np.float64) - columns.boxes_px[:, :2]
+        return Truth(np.hstack([columns.boxes_px[:, :2], sides]), sides.prod(axis=1))
+    if len(data.truth.areas) != len(columns.labels):
+        raise ValueError("records and truth are of different images; see DetectionData.subset")
+    return data.truth
 
 
 def _joined(parts: List[np.ndarray], empty: np.ndarray) -> np.ndarray:

@@ -114,7 +114,6 @@ class CocoScore:
     class_names: Tuple[str, ...]
     precision: np.ndarray  # (T, R, C, 4)
     recall: np.ndarray  # (T, C, 4)
-    truth: Sequence[Mapping[str, Any]] = ()  # annotations of a COCO file's content
 
     def average(self, values: np.ndarray) -> Dict[str, float]:
         """Mean by class of (..., C) values, those of -1 left out; -1 where nothing is left."""
@@ -160,7 +159,6 @@ def coco_score(
         tuple(names[category] for category in run.params.catIds),
         np.asarray(run.eval["precision"])[:, :, :, :, -1],
         np.asarray(run.eval["recall"])[:, :, :, -1],
-        truth["annotations"],
     )
 
 

@@ -6,14 +6,13 @@ those of Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection
 2020), section 2.2, without their effect on AP.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from ..box_utils import iou_matrix
-from ..data.records import COCO_SIZES, DetectionData, ImageRecord
+from ..data.records import COCO_SIZES, DetectionData, ImageRecord, truth_of
 from .result_arrays import ResultArrays, result_arrays
 
 MATCH_IOU = 0.5  # least IoU of a detection and its object
@@ -140,9 +139,7 @@ SIZES = ("tiny", *(name for name, _, _ in COCO_SIZES))
 TINY_PX = 16  # sides of a square as large as the largest tiny object; COCO counts it as small
 
 
-def recall_by_size(
-    data: DetectionData, errors: ErrorSummary, truth: Sequence[Mapping[str, Any]]
-) -> Dict[str, Dict[str, int]]:
+def recall_by_size(data: DetectionData, errors: ErrorSummary) -> Dict[str, Dict[str, int]]:
     """Number of objects found and missed by size, and what the missed ones were missed for.
 
     Sizes are COCO's, and tiny below: by the area of the annotation, which is that of the
@@ -151,35 +148,14 @@ def recall_by_size(
     Found: a detection of its class, its own, with IoU 0.5. Else by the detections at hand:
     localisation (its class, IoU 0.1 to 0.5), class (another one, IoU 0.5), both (another class,
     IoU 0.1 to 0.5), missed (nothing near). Crowd and difficult objects are left out.
-
-    Args:
-        truth: the annotations of a COCO file's content (`CocoScore.truth`).
     """
     counts = {size: dict.fromkeys(OUTCOMES, 0) for size in SIZES}
-    annotations: Dict[int, List[Mapping[str, Any]]] = defaultdict(list)
-    for entry in truth:
-        annotations[entry["image_id"]].append(entry)
+    areas = iter(truth_of(data).areas.tolist())
     for record, image in zip(data.records, errors.images):
-        areas = _areas(data, record, annotations[record.image_id])
-        outcomes = _outcomes(record, image)
-        for row in np.flatnonzero(~record.ignore).tolist():
-            counts[_size_of(float(areas[row]))][outcomes[row]] += 1
+        for ignored, outcome in zip(record.ignore, _outcomes(record, image)):
+            size = _size_of(next(areas))
+            counts[size][outcome] += not ignored
     return counts
-
-
-def _areas(
-    data: DetectionData, record: ImageRecord, annotations: Sequence[Mapping[str, Any]]
-) -> np.ndarray:
-    """(G,) area of each object of a record: of the annotation of its class that it overlaps most,
-    as records hold no areas.
-    """
-    boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    overlap = iou_matrix(record.boxes_px.astype(np.float64), boxes)
-    categories = np.array(data.category_ids)[record.labels - 1]
-    same = categories[:, None] == np.array([entry["category_id"] for entry in annotations])
-    best = np.where(same, overlap, -1.0).argmax(axis=1) if len(annotations) else []
-    return np.array([annotations[row]["area"] for row in best])
 
 
 def _size_of(area: float) -> str:

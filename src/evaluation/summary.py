@@ -84,7 +84,7 @@ def all_metrics(
         "detections": len(results),
         "classes": table,
         "errors": {"score_threshold": errors.score_threshold, **errors.counts},
-        "objects_by_size": recall_by_size(data, errors, score.truth),
+        "objects_by_size": recall_by_size(data, errors),
         "confusion": {
             "classes": ["background", *data.class_names],
             "rows": errors.confusion.tolist(),

@@ -2,7 +2,6 @@
 """The part of export.py that writes 8-bit integers, and measures what that costs and brings."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence
 
@@ -87,10 +86,10 @@ def _validation(place: Path) -> Optional[DetectionData]:
         data = load_data(place, "val")
     except DataError:  # a data set for training only
         return None
-    return replace(data, records=_spread(data.records, SCORED_IMAGES)) if data.annotated else None
+    return data.subset(_spread(range(len(data.records)), SCORED_IMAGES)) if data.annotated else None
 
 
-def _spread(items: Any, count: int) -> List[Any]:
+def _spread(items: Sequence[Any], count: int) -> Sequence[Any]:
     """`count` of the items, evenly from first to last; all where there are fewer."""
     return [items[i * len(items) // count] for i in range(count)] if len(items) > count else items
 

@@ -2,6 +2,7 @@
 """COCO scores against values worked out by hand."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,24 @@ def test_sizes_follow_the_areas_of_the_file(tmp_path):
     scores = evaluate_coco(data, perfect(data))
     assert scores["AP_small"] == pytest.approx(1.0)
     assert scores["AP_medium"] == -1
+
+
+def test_a_subset_is_scored_against_its_own_objects(tmp_path):
+    """The last image alone, whose segmentation is small; the others' objects are elsewhere."""
+    rows = [(1, 3, [0, 0, 9, 9]), (1, 7, [20, 0, 9, 9]), (2, 3, [10, 10, 40, 30])]
+    content = coco_content(["a.jpg", "b.jpg"], rows)
+    content["annotations"][2]["area"] = 1000.0
+    data = load_data(write_coco(tmp_path, content), "train").subset([1])
+    assert [record.image_id for record in data.records] == [2]
+    scores = evaluate_coco(data, [entry(2, 3, [10, 10, 40, 30], 0.9)])
+    assert scores["AP"] == scores["AP_small"] == pytest.approx(1.0)
+
+
+def test_records_and_truth_of_different_images_are_no_data(tmp_path):
+    rows = [(1, 3, [0, 0, 9, 9]), (2, 3, [10, 10, 40, 30])]
+    data = load_data(write_coco(tmp_path, coco_content(["a.jpg", "b.jpg"], rows)), "train")
+    with pytest.raises(ValueError, match="different images"):
+        evaluate_coco(replace(data, records=data.records[1:]), [])
 
 
 def test_unusable_ground_truth_does_not_cost_score(tmp_path):

@@ -3,7 +3,6 @@
 
 import pytest
 
-from src.data.annotations.coco import ground_truth
 from src.data.coco_utils import load_data
 from src.evaluation.coco_metrics import coco_score
 from src.evaluation.error_analysis import OUTCOMES, as_lines, judge_split, recall_by_size
@@ -45,8 +44,7 @@ def counts(**numbers):
 
 
 def recall(data, results):
-    truth = ground_truth(data)["annotations"]
-    return recall_by_size(data, judge_split(data, results), truth)
+    return recall_by_size(data, judge_split(data, results))
 
 
 def test_every_outcome(data):

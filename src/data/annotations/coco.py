@@ -17,6 +17,7 @@ from ..records import (
     PackedRecords,
     Truth,
     columns_of,
+    truth_of,
 )
 from .coco_cache import read_cached
 from .coco_file import BoxTable, CocoFile, ImageEntry
@@ -251,28 +252,19 @@ def _size(
 
 
 def ground_truth(data: DetectionData) -> Dict[str, Any]:
-    """`data` as the contents of a COCO annotation file.
-
-    Boxes and areas of COCO data are those of the file: areas are of the segmentations, and float32
-    or clipped boxes would move the score in its last digits.
-    """
+    """`data` as the contents of a COCO annotation file, with the boxes of `truth_of`."""
     images = [
         {"id": row.image_id, "width": row.width, "height": row.height} for row in data.records
     ]
     categories = [
         {"id": key, "name": name} for key, name in zip(data.category_ids, data.class_names)
     ]
-    columns = columns_of(data)
-    if data.truth is None:
-        sides = columns.boxes_px[:, 2:].astype(np.float64) - columns.boxes_px[:, :2]
-        boxes, areas = np.hstack([columns.boxes_px[:, :2], sides]), sides.prod(axis=1)
-    else:
-        boxes, areas = data.truth.boxes_xywh, data.truth.areas
+    columns, truth = columns_of(data), truth_of(data)
     rows = zip(
         columns.image.tolist(),
         columns.labels.tolist(),
-        boxes.tolist(),
-        areas.tolist(),
+        truth.boxes_xywh.tolist(),
+        truth.areas.tolist(),
         columns.ignore.tolist(),
     )
     annotations = [
