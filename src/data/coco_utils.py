@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading detection data sets: COCO in any of its layouts, Pascal VOC, YOLO, LabelMe and CSV."""
 
-import gc
 import logging
 import os
 from typing import Callable, List, NamedTuple, Optional, Union
 
+from ..runtime.cpu_settings import collector_off
 from .annotations.coco import load_coco
 from .annotations.csv_boxes import csv_splits, is_csv, load_csv
 from .annotations.labelme import is_labelme, labelme_splits, load_labelme
@@ -46,14 +46,8 @@ def load_data(
             sense.
     """
     tree = scan(root, allow_links)
-    # Millions of objects and not one cycle: the collector would look at them again and again.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_off():
         data = _load(tree, split, findings if findings is not None else Findings())
-    finally:
-        if collecting:
-            gc.enable()
     if data.dropped and findings is None:
         logger.warning("%s, %s: %s", data.annotation_path, data.split, data.repairs())
     return data

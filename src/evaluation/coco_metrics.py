@@ -2,16 +2,16 @@
 """Scoring detections by the COCO metrics, for COCO and for Pascal VOC data."""
 
 import contextlib
-import gc
 import io
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from ..data.annotations.coco import ground_truth
 from ..data.records import DataError, DetectionData
+from ..runtime.cpu_settings import collector_off
 from ..runtime.errors import UsageError
 
 SCORERS = ("pycocotools", "faster-coco-eval")
@@ -147,7 +147,7 @@ def coco_score(
                 f"{data.annotation_path}: no image {entry['image_id']}, which was detected on"
             )
     coco, evaluator = find_scorer(scorer)
-    with contextlib.redirect_stdout(io.StringIO()), _collector_off():
+    with contextlib.redirect_stdout(io.StringIO()), collector_off():
         found = dict(truth, annotations=_numbered(results))
         run = evaluator(_coco(coco, truth), _coco(coco, found), "bbox")
         run.evaluate()
@@ -160,18 +160,6 @@ def coco_score(
         np.asarray(run.eval["precision"])[:, :, :, :, -1],
         np.asarray(run.eval["recall"])[:, :, :, -1],
     )
-
-
-@contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """Python's search for cycles takes a sixth of the time: a million dictionaries, not a cycle."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
 
 
 def find_scorer(name: str) -> Tuple[Any, Any]:

@@ -2,8 +2,7 @@
 """Results kept on disk batch by batch, so that an interrupted evaluation goes on where it was.
 
 A part is a file of one rank, in JSON lines: a header with a key that stands for everything the
-results depend on, and a line for each batch. A part with another key is never used. Standard
-library only.
+results depend on, and a line for each batch. A part with another key is never used.
 """
 
 import hashlib
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 from ..data.records import DetectionData
+from ..runtime.files import file_sha256
 
 VERSION = 1  # raise when the same settings would give other results
 
@@ -25,9 +25,7 @@ def settings_key(weights: Iterable[Path], settings: str, data: DetectionData, ra
     """
     digest = hashlib.sha256(f"{VERSION}\n{ranks}\n{settings}\n".encode())
     for path in weights:
-        with open(path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
+        digest.update(file_sha256(path).encode())
     where = f"{data.split}\n{data.annotation_path}\n{data.category_ids}\n"
     digest.update(where.encode("utf-8", "surrogateescape"))  # names that are not UTF-8
     for record in data.records:

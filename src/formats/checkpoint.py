@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 import numpy as np
 
 from ..config import Config, ConfigError, from_json, get_config, to_json
-from ..runtime.errors import M2DetError, one_line
+from ..runtime.errors import M2DetError, one_line, printable_name
 from ..runtime.files import replacing, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def load_labels(checkpoint: Path) -> Optional[Labels]:
         raise CheckpointError(f"{path}: expected JSON with class_names and category_ids") from None
     if len(names) != len(numbers):
         raise CheckpointError(f"{path}: {len(names)} class_names and {len(numbers)} category_ids")
-    odd = [name for name in names if not name or not name.isprintable()]
+    odd = [name for name in names if not printable_name(name)]
     if odd:
         raise CheckpointError(f"{path}: class name {odd[0]!r} is empty or holds control characters")
     for key, values in (("class name", names), ("category id", numbers)):

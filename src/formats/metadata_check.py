@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 from ..config import Config, ConfigError, from_json
-from ..runtime.errors import M2DetError
+from ..runtime.errors import M2DetError, printable_name
 
 EXPORT_VERSION = 1
 Shape = Tuple[Optional[int], ...]  # None: of any size
@@ -80,11 +80,6 @@ def check_input(metadata: Mapping[str, Any], shape: Sequence[Optional[int]], whe
             f"{where}: input, input_size and batch_size must be those of the network's input,"
             f" {_text(shape)}, not {_text(told)}"
         )
-
-
-def printable_name(name: Any) -> bool:
-    """Whether it can be a class name: text, not empty, without control or direction characters."""
-    return isinstance(name, str) and bool(name) and name.isprintable()
 
 
 def _text(shape: Sequence[Optional[int]]) -> str:

@@ -23,6 +23,13 @@ def printable(text: str) -> str:
     )
 
 
+def printable_name(name: object) -> bool:
+    """Whether a class may be called so: text, not empty, without control or direction characters,
+    which could forge lines of a log.
+    """
+    return isinstance(name, str) and bool(name) and name.isprintable()
+
+
 def one_line(error: BaseException, length: int = 160) -> str:
     """An exception's text without line breaks, cut to `length`."""
     return printable(" ".join(str(error).split()))[:length] or type(error).__name__

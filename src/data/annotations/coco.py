@@ -7,6 +7,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ...runtime.errors import printable_name
 from ..images import image_header
 from ..records import (
     MIN_SIDE,
@@ -144,7 +145,7 @@ def _categories(file: CocoFile, path: str, findings: Findings) -> Dict[int, str]
     for entry in file.categories:
         entry = entry if isinstance(entry, dict) else {}
         key, name = whole(entry.get("id")), entry.get("name")
-        if key is None or not isinstance(name, str) or not name.isprintable() or not name:
+        if key is None or not isinstance(name, str) or not printable_name(name):
             findings.refuse(
                 "bad categories", f"{path}: expected id and name in category {brief(entry)}"
             )

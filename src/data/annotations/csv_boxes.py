@@ -16,6 +16,7 @@ import posixpath
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from ...runtime.errors import printable_name
 from ..images import SUFFIXES
 from ..records import DataError, DetectionData, Findings
 from .layout import (
@@ -26,7 +27,7 @@ from .layout import (
     report_missing,
     split_of,
 )
-from .named_boxes import AnnotatedImage, Box, NamedBox, build_data, find_image, usable_name
+from .named_boxes import AnnotatedImage, Box, NamedBox, build_data, find_image
 
 MAX_SHARE = 1.01  # 1, and what rounding may add
 MOST_CSV = 50  # looked at in one folder
@@ -219,7 +220,7 @@ def _row(
     if None in values:
         raise ValueError(f"expected numbers as {', '.join(_CORNERS)}, found {corners}"[:160])
     name = codes.get(name, name)
-    if not usable_name(name):
+    if not printable_name(name):
         raise ValueError(f"expected the name of a class, found {name[:40]!r}")
     if order and name not in order:
         raise ValueError(f"class {name[:40]!r} is not in the list of classes")
@@ -279,7 +280,7 @@ def _class_order(tree: Tree) -> Dict[str, int]:
     path = tree.path(paths[0])
     order: Dict[str, int] = {}
     for name, number in _pairs(path):
-        if not usable_name(name) or not number.isdecimal() or name in order:
+        if not printable_name(name) or not number.isdecimal() or name in order:
             if order or number.isdecimal():  # not a line of headings
                 raise DataError(f"{path}: expected a name and a number in a line, each name once")
             continue

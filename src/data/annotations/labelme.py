@@ -9,6 +9,7 @@ import math
 import posixpath
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
+from ...runtime.errors import printable_name
 from ..records import DataError, DetectionData, Findings
 from .coco_json import brief, flag, read_json, whole
 from .layout import MOST_JSON, Tree, choose_split, held_out, image_folders, report_missing
@@ -19,7 +20,6 @@ from .named_boxes import (
     build_data,
     find_image,
     parts_of,
-    usable_name,
 )
 
 
@@ -88,7 +88,7 @@ def _folders(tree: Tree) -> List[str]:
         folder
         for folder in sorted(tree.files)
         if any(
-            _looks_like_labelme(tree.path(posixpath.join(folder, name)))
+            b'"shapes"' in tree.head(posixpath.join(folder, name))
             for name in _json_files(tree, folder)[:MOST_JSON]
         )
     ]
@@ -96,14 +96,6 @@ def _folders(tree: Tree) -> List[str]:
 
 def _json_files(tree: Tree, folder: str) -> List[str]:
     return sorted(name for name in tree.files[folder] if name.lower().endswith(".json"))
-
-
-def _looks_like_labelme(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return b'"shapes"' in file.read(1 << 16)
-    except OSError:
-        return False
 
 
 def _read(path: str, findings: Findings) -> Optional[LabelFile]:
@@ -125,7 +117,7 @@ def _read(path: str, findings: Findings) -> Optional[LabelFile]:
         box, kind = _box(shape), shape.get("shape_type") or "polygon"
         if kind not in _AREAS:
             findings.note(NO_AREA, f"{path}: shape {number} is a {brief(kind)}")
-        elif box is None or not usable_name(shape.get("label")):
+        elif box is None or not printable_name(shape.get("label")):
             message = f"{path}: expected a label and points in shape {number}, {brief(shape)}"
             findings.refuse("malformed annotations", message)
         else:

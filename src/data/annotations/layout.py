@@ -71,6 +71,14 @@ class Tree:
         """The absolute path of a relative one."""
         return os.path.join(self.root, relative) if relative else self.root
 
+    def head(self, relative: str) -> bytes:
+        """The first 64 KB of a file; none of one that cannot be read."""
+        try:
+            with open(self.path(relative), "rb") as file:
+                return file.read(1 << 16)
+        except OSError:
+            return b""
+
     def link_to(self, path: str) -> str:
         """The refused link that `path` most likely goes through."""
         parts = path.split("/")
@@ -181,7 +189,7 @@ def coco_files(tree: Tree) -> Dict[str, str]:
             path = posixpath.join(folder, name) if folder else name
             split = split_of(name, folder)
             known = not split or split in found
-            if not known and (name in sure or _looks_like_coco(tree.path(path))):
+            if not known and (name in sure or _looks_like_coco(tree.head(path))):
                 found[split] = path
     return found
 
@@ -192,13 +200,9 @@ def is_coco_name(path: str) -> bool:
     return name.startswith(("instances_", "image_info_")) or "annotations.coco" in name
 
 
-def _looks_like_coco(path: str) -> bool:
+def _looks_like_coco(head: bytes) -> bool:
     """Whether a JSON file starts like one: a key of COCO near the front."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(1 << 16).replace(b"\0", b"")  # UTF-16 is then ASCII enough
-    except OSError:
-        return False
+    head = head.replace(b"\0", b"")  # UTF-16 is then ASCII enough
     return any(key in head for key in (b'"images"', b'"annotations"', b'"categories"'))
 
 

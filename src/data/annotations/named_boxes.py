@@ -152,8 +152,3 @@ def parts_of(folders: Iterable[str]) -> Dict[str, str]:
     if len(set(found.values())) > 1 and all(undivided([part]) for part in found.values()):
         return dict.fromkeys(found, WHOLE)
     return found
-
-
-def usable_name(name: object) -> bool:
-    """Whether a class may be called so: control characters in a name could forge lines of a log."""
-    return isinstance(name, str) and bool(name) and name.isprintable()

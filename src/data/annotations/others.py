@@ -37,7 +37,7 @@ def _kind(tree: Tree, path: str) -> Optional[str]:
         return f"no annotations, but {path}: unpack it"
     if lower.endswith((".tfrecord", ".tfrecords")):
         return f"{path} is a TFRecord file, which is not read; convert it to COCO or Pascal VOC"
-    if lower.endswith(".json") and any(word in _head(tree.path(path)) for word in _VIA_WORDS):
+    if lower.endswith(".json") and any(word in tree.head(path) for word in _VIA_WORDS):
         return f"{path} is {_VIA}"
     fields = first_fields(tree.path(path))[0] if lower.endswith(".csv") else []
     if "region_shape_attributes" in fields:
@@ -46,11 +46,3 @@ def _kind(tree: Tree, path: str) -> Optional[str]:
         found = ", ".join(fields)[:160]
         return f"{path}: expected the columns {CSV_COLUMNS}; found {found}"
     return None
-
-
-def _head(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(1 << 16)
-    except OSError:
-        return b""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
+from ...runtime.errors import printable_name
 from ..images import SUFFIXES, image_header
 from ..records import (
     DataError,
@@ -134,10 +135,8 @@ def read_xml(path: str, wanted: bool, findings: Findings) -> Optional[XmlFile]:
         x1, y1, x2, y2 = (
             _number(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")
         )
-        # Control and bidirectional characters in a name could forge lines of a log.
         if (
-            name.isprintable()
-            and name
+            printable_name(name)
             and x1 is not None
             and y1 is not None
             and x2 is not None

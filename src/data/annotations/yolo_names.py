@@ -7,9 +7,9 @@ from typing import Any, List, Mapping, Optional
 
 import yaml
 
+from ...runtime.errors import printable_name
 from ..records import DataError
 from .layout import Tree
-from .named_boxes import usable_name
 
 MAX_YAML_BYTES = 1 << 20
 MAX_BRACKETS = 1000  # PyYAML's time grows by the square of their depth
@@ -80,8 +80,8 @@ def class_names(tree: Tree, description: Mapping[str, Any]) -> List[str]:
         while names and not names[-1]:
             names.pop()
     for number, name in enumerate(names):
-        if not usable_name(name) or name in names[:number]:
-            reason = "is repeated" if usable_name(name) else "is not a printable text"
+        if not printable_name(name) or name in names[:number]:
+            reason = "is repeated" if printable_name(name) else "is not a printable text"
             raise DataError(f"{path}: the name of class {number} {reason}")
     if not names:
         raise DataError(f"{path}: no names of classes")
