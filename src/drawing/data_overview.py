@@ -9,7 +9,7 @@ import numpy as np
 from ..data.images import read_image
 from ..data.records import DetectionData, ImageError
 from ..data.sample_stream import training_boxes
-from .detections import draw_detections
+from .detections import draw_detections, scaled
 from .text import drawable, text_size, write_text
 
 PANEL = 640  # side of the two upper panels, pixels
@@ -116,14 +116,13 @@ def _tile(data: DetectionData, index: int, side: int) -> np.ndarray:
     except ImageError:
         _write(tile, "unreadable", (GAP, side // 2))
         return tile
-    height, width = image.shape[:2]
-    scale = inner.shape[0] / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     boxes, labels = training_boxes(record, image)
+    scale = inner.shape[0] / max(image.shape[:2])
+    small = scaled(image, inner.shape[0])
     small = draw_detections(small, boxes * scale, labels, None, data.class_names)
-    x, y = (inner.shape[1] - size[0]) // 2, (inner.shape[0] - size[1]) // 2
-    inner[y : y + size[1], x : x + size[0]] = small
+    height, width = small.shape[:2]
+    x, y = (inner.shape[1] - width) // 2, (inner.shape[0] - height) // 2
+    inner[y : y + height, x : x + width] = small
     return tile
 
 

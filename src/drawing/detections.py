@@ -24,6 +24,16 @@ def colour_of(label: int) -> Colour:
     return blue, green, red
 
 
+def scaled(image: np.ndarray, longer_px: int, enlarge: bool = True) -> np.ndarray:
+    """(H, W, 3) with a longer side of `longer_px`; where not `enlarge`, of that at most."""
+    scale = longer_px / max(image.shape[:2])
+    if scale >= 1 and not enlarge:
+        return image
+    width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=how)
+
+
 def ink_on(ground: Colour) -> Colour:
     """Black or white, whichever can be read better on a BGR colour (always 4.5 to 1 or more)."""
     shares = np.array(ground) / 255

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ..box_utils import cxcywh_to_xyxy, match
-from .detections import colour_of, draw_detections
+from .detections import colour_of, draw_detections, scaled
 from .text import text_size, write_text
 
 SIDE_PX = 400  # longer side of one panel
@@ -56,7 +56,7 @@ def draw_priors(
         per_cell: priors in a cell of each map.
     """
     panels = []
-    ground = _resized(image, SIDE_PX) // 2
+    ground = scaled(image, SIDE_PX) // 2
     shape = np.array(ground.shape[1::-1])
     for rows, size, count in zip(_maps(sizes, per_cell), sizes, per_cell):
         own = priors[rows].reshape(size, size, count, 4)
@@ -102,7 +102,7 @@ def draw_matches(
     # Each ground truth as its own class, so that the targets tell which of them a prior has.
     _, target = match(boxes.astype(np.float32), np.arange(1, len(boxes) + 1), priors, iou_threshold)
     corners = cxcywh_to_xyxy(priors)
-    whole = _resized(image, SIDE_PX)
+    whole = scaled(image, SIDE_PX)
     numbers = np.arange(1, len(boxes) + 1)  # a colour for each object, not for each class
     counts = np.bincount(target, minlength=len(boxes) + 1)[1:]
     names = [f"{class_names[label - 1]}: {n}" for label, n in zip(labels, counts)]
@@ -137,7 +137,7 @@ def draw_activations(image: np.ndarray, maps: Sequence[np.ndarray], levels: int)
         ValueError: channels that cannot be divided among the levels.
     """
     side = SIDE_PX if levels <= 3 else SIDE_PX * 2 // 3
-    small = _resized(image, side)
+    small = scaled(image, side)
     grey = cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     panels: List[np.ndarray] = []
     blank = np.full_like(panel(small, ""), _GROUND)
@@ -167,14 +167,6 @@ def _maps(sizes: Sequence[int], per_cell: Sequence[int]) -> List[slice]:
     """Which rows of the priors are of each map."""
     ends = np.cumsum([0] + [size * size * count for size, count in zip(sizes, per_cell)]).tolist()
     return [slice(start, end) for start, end in zip(ends, ends[1:])]
-
-
-def _resized(image: np.ndarray, longer_px: int) -> np.ndarray:
-    """The image with a longer side of `longer_px`."""
-    scale = longer_px / max(image.shape[:2])
-    width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=how)
 
 
 def _columns(count: int) -> int:

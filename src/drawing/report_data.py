@@ -17,6 +17,7 @@ from ..data.images import read_image
 from ..data.records import DetectionData, ImageError, ImageRecord
 from ..evaluation.error_analysis import KINDS, ErrorSummary, ImageErrors
 from ..runtime.errors import printable
+from .detections import scaled
 
 LOWEST = 0.05  # score from which detections are in the page
 STEPS = 100  # of the scores in the page's counts
@@ -190,10 +191,6 @@ def pictures(
 
 def _embedded(image: np.ndarray) -> str:
     """A JPEG of at most `PICTURE_PX` a side, in base64."""
-    height, width = image.shape[:2]
-    scale = min(1.0, PICTURE_PX / max(height, width))
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    _, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 74])
+    small = scaled(image, PICTURE_PX, enlarge=False)
+    _, content = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 74])
     return base64.b64encode(content.tobytes()).decode("ascii")

@@ -5,15 +5,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple
 
-import cv2
 import numpy as np
 
 from ..data.records import DetectionData, ImageRecord
 from ..data.sample_stream import Reader
 from ..evaluation.coco_metrics import CocoScore
+from ..evaluation.result_arrays import result_arrays
 from ..training.callback import Scored
 from ..training.run_log import Interval
-from .detections import draw_detections
+from .detections import draw_detections, scaled
 
 FOLDER = "events"
 PICTURES = 8  # images of the split, evenly spread, the same each time
@@ -114,16 +114,10 @@ def draw_both(
         image: (H, W, 3) uint8 BGR.
         results: entries of a COCO results file, of any images.
     """
-    height, width = image.shape[:2]
-    shrink = min(1.0, PICTURE_PX / max(height, width))
-    image = cv2.resize(image, (round(width * shrink), round(height * shrink)))
+    image = scaled(image, PICTURE_PX, enlarge=False)
     scale = np.tile(np.divide(image.shape[1::-1], (record.width, record.height)), 2)
     own = [e for e in results if e["image_id"] == record.image_id and e["score"] >= SHOWN_SCORE]
-    boxes = np.array([entry["bbox"] for entry in own], float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    numbers = {category: label for label, category in enumerate(data.category_ids, 1)}
-    labels = np.array([numbers[entry["category_id"]] for entry in own], int)
-    scores = np.array([entry["score"] for entry in own], float)
-    names = data.class_names
+    found, names = result_arrays(data, own), data.class_names
     truth = draw_detections(image, record.boxes_px * scale, record.labels, None, names)
-    return np.hstack([truth, draw_detections(image, boxes * scale, labels, scores, names)])
+    detected = draw_detections(image, found.boxes_px * scale, found.labels, found.scores, names)
+    return np.hstack([truth, detected])

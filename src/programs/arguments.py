@@ -11,6 +11,7 @@ from ..runtime.device_choice import device_there
 from ..utils import add_common_arguments, add_config_arguments
 
 Words = Optional[Sequence[str]]  # of the command line; None is sys.argv
+DATASET = "folder of COCO, VOC, YOLO, LabelMe or CSV"
 
 
 def train_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
@@ -18,9 +19,7 @@ def train_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
     from ..formats import shipped
 
     parser = argparse.ArgumentParser(prog=prog, description=train_arguments.__doc__)
-    parser.add_argument(
-        "--dataset_path", required=True, type=Path, help="folder of COCO, VOC, YOLO, LabelMe or CSV"
-    )
+    parser.add_argument("--dataset_path", required=True, type=Path, help=DATASET)
     parser.add_argument("--split", default="train", help="split to train on (default: train)")
     parser.add_argument(
         "--pretrained_backbone", default="none", help="converted backbone weights, or none"
@@ -57,18 +56,10 @@ def eval_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespac
     truth the zip file that the COCO server takes. Started again, it continues.
     """
     from ..evaluation.coco_metrics import SCORERS
-    from ..formats.shipped import PHOTOS
 
     parser = argparse.ArgumentParser(prog=prog, description=eval_arguments.__doc__)
-    parser.add_argument(
-        "--checkpoint_path",
-        default=PHOTOS,
-        type=Path,
-        help="default: the network of photographs that comes with the project",
-    )
-    parser.add_argument(
-        "--dataset_path", required=True, type=Path, help="folder of COCO, VOC, YOLO, LabelMe or CSV"
-    )
+    _add_network(parser)
+    parser.add_argument("--dataset_path", required=True, type=Path, help=DATASET)
     parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
     parser.add_argument("--output", default="eval_output", type=Path, help="folder for the results")
     parser.add_argument("--scorer", default=SCORERS[0], choices=SCORERS, help="of the COCO numbers")
@@ -149,16 +140,10 @@ def demo_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespac
     Draws pictures or videos with the boxes in, and writes all boxes to a file. A picture that
     cannot be read is passed over and reported.
     """
-    from ..formats.shipped import PHOTOS
     from ..inference.result_files import WRITERS
 
     parser = argparse.ArgumentParser(prog=prog, description=demo_arguments.__doc__)
-    parser.add_argument(
-        "--checkpoint_path",
-        default=PHOTOS,
-        type=Path,
-        help="default: the network of photographs that comes with the project",
-    )
+    _add_network(parser)
     parser.add_argument(
         "--input",
         required=True,
@@ -196,7 +181,7 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
         description=check_arguments.__doc__,
         epilog="Exit code 0: nothing wrong, or training repairs it; 1: errors; 2: wrong usage.",
     )
-    parser.add_argument("dataset", type=Path, help="folder of COCO, VOC, YOLO, LabelMe or CSV")
+    parser.add_argument("dataset", type=Path, help=DATASET)
     parser.add_argument("--split", nargs="+", help="splits to check (default: train and val)")
     # The preset that train.py takes: what its priors reach is what a training would.
     add_config_arguments(parser, default_preset(device_there()))
@@ -235,6 +220,17 @@ def visualize_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Nam
     parser.add_argument("--output", type=Path, help="default: WHAT.png")
     add_common_arguments(parser)
     return _parsed(parser, argv)
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    from ..formats.shipped import PHOTOS
+
+    parser.add_argument(
+        "--checkpoint_path",
+        default=PHOTOS,
+        type=Path,
+        help="default: the network of photographs that comes with the project",
+    )
 
 
 def _parsed(parser: argparse.ArgumentParser, argv: Words) -> argparse.Namespace:

@@ -63,8 +63,7 @@ def _config_of(args: argparse.Namespace) -> Config:
         raise UsageError("--show_config needs --config, a preset or a file")
     if checkpoint.suffix in (".mindir", ".onnx"):
         raise UsageError(f"the configuration of {checkpoint} stands in {checkpoint.name}.json")
-    # NumPy starts threads, which must not be there before a training has blocked its signals.
-    from ..formats.checkpoint import resolve_config
+    from ..formats.checkpoint import resolve_config  # NumPy's threads: see `run`
 
     return resolve_config(None, args.set, checkpoint)
 

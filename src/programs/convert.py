@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert weights to MindSpore, or a checkpoint made here to the official PyTorch layout.
-
-The input is a PyTorch file, an ONNX graph or a NumPy archive. What it holds is seen from its keys:
-a VGG-16, reduced as in ssd.pytorch or Oxford's without its fully connected layers; a ResNet of
-torchvision, with BatchNorm or with it folded into the convolutions; an SE network of Cadene's
-pretrained-models; or a whole model of the official M2Det code.
-"""
+"""`convert.py`: weights to MindSpore, or back to PyTorch. What it takes: `convert_arguments`."""
 
 import argparse
 import contextlib

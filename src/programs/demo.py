@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detect in images, folders, patterns, videos, a camera, or files listed on standard input.
-
-Draws pictures or videos with the boxes in, and writes all boxes to a file. A picture that cannot be
-read is passed over and reported.
-"""
+"""`demo.py`: detect, draw, and write the boxes to files. Its flags: `demo_arguments`."""
 
 import argparse
 import itertools

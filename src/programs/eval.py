@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a checkpoint or an exported file on any split of a data set.
-
-Writes detections.json (a COCO results file) and metrics.json, or for a split without ground truth
-the zip file that the COCO server takes. Started again, it continues.
-"""
+"""`eval.py`: score a network on a split. Its flags and files: `eval_arguments`."""
 
 import argparse
 import itertools

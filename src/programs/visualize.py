@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw prior boxes on an image, the priors matched to each object, or activations.
-
-`priors` needs a configuration, `matches` a data set as well, `activations` a checkpoint.
-"""
+"""`visualize.py`: priors, matches or activations as a picture. Flags: `visualize_arguments`."""
 
 import argparse
 from pathlib import Path
