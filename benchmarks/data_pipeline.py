@@ -26,7 +26,7 @@ from src.config import DataConfig, get_config
 from src.data.coco_utils import load_data
 from src.data.dataset import batches, build_train_dataset
 from src.data.records import DetectionData, PackedRecords, make_record
-from src.data.sample_stream import SampleStream, Share
+from src.data.sample_stream import SampleStream, Shard
 from src.priors import make_priors
 from src.runtime.cpu_settings import usable_cores
 
@@ -63,8 +63,8 @@ def our_batches(
     workers: int,
     epochs: int = 1,
 ) -> Generator[Tuple[np.ndarray, ...], None, None]:
-    share = Share(batch_size, total_steps=epochs * len(data.records) // batch_size)
-    stream = SampleStream(data, {size: priors}, DataConfig(), share, seed=0)
+    shard = Shard(batch_size, total_steps=epochs * len(data.records) // batch_size)
+    stream = SampleStream(data, {size: priors}, DataConfig(), shard, seed=0)
     return batches(build_train_dataset(stream, workers))
 
 

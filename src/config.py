@@ -102,7 +102,7 @@ class TrainConfig:
     )
     save_epochs: int = setting(1, "a checkpoint every so many epochs, and one at the end", 1, _MANY)
     save_steps: int = setting(0, "and one every so many steps; 0: none", 0, MOST_STEPS)
-    keep_checkpoints: int = setting(1, "the newest ones that stay, beside the best", 1, _MANY)
+    keep_checkpoints: int = setting(1, "newest checkpoints kept, beside the best", 1, _MANY)
     max_bad_steps: int = setting(
         20, "consecutive steps without a finite gradient that end a run", 1, _MANY
     )
@@ -261,7 +261,9 @@ def get_config(name: str, overrides: Sequence[str] = ()) -> Config:
         return override(PRESETS[name], overrides)
     if not is_config_file(name):
         near, known = nearest(name, list(PRESETS)) or ":", ", ".join(PRESETS)
-        raise ConfigError(f"unknown config {name!r}{near} A .yaml or .json file, or one of {known}")
+        raise ConfigError(
+            f"unknown config {name!r}{near} expected a .yaml or .json file, or one of {known}"
+        )
     values = read_config_file(name)
     try:
         base = values.pop("preset", None) if isinstance(values, dict) else None

@@ -137,7 +137,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, preset: Optional[str] 
     parser.add_argument(
         "--list", nargs=0, action=ListAction, help="show all presets and parameters, and stop"
     )
-    add_debug_argument(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 class ListAction(argparse.Action):
@@ -151,8 +151,3 @@ class ListAction(argparse.Action):
         print("\nParameters, for --set section.key=value, with their defaults:")
         print(keys_as_text(Config()))
         parser.exit()
-
-
-def add_debug_argument(parser: argparse.ArgumentParser) -> None:
-    """`--debug`, which `run_main` looks for."""
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -108,11 +108,11 @@ def check_images(
     decoding: bool,
     workers: int,
     findings: Findings,
-    told: Callable[[], object] = lambda: None,
+    on_image: Callable[[], object] = lambda: None,
 ) -> Dict[bytes, str]:
     """Look at every image file, in parallel; returns path by digest of the contents.
 
-    `told` is called after each.
+    `on_image` is called after each.
 
     Raises:
         DataError: a worker process died.
@@ -127,7 +127,7 @@ def check_images(
                     findings.note(kind, message, error=kind not in HARMLESS)
                 if digest and seen.setdefault(digest, job[0]) != job[0]:
                     findings.note("duplicate images", f"{job[0]}: the same as {seen[digest]}")
-                told()
+                on_image()
         except BrokenProcessPool:
             raise DataError("a worker died while checking images (out of memory?)") from None
     return seen

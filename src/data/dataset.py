@@ -34,17 +34,17 @@ def build_train_dataset(source: SampleStream, num_workers: int = 1) -> Any:
     """
     import mindspore.dataset as ds
 
-    share, memory = source.share, psutil.virtual_memory().total
-    needed = _QUEUE * share.batch_size * source.sample_bytes
+    shard, memory = source.shard, psutil.virtual_memory().total
+    needed = _QUEUE * shard.batch_size * source.sample_bytes
     if needed > memory:
         raise ConfigError(
-            f"train.per_batch_size, train.accumulate: {_QUEUE} batches of {share.batch_size:,}"
+            f"train.per_batch_size, train.accumulate: {_QUEUE} batches of {shard.batch_size:,}"
             f" images take {needed / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB"
         )
     protect_workers()
     limit_threads()  # before workers are forked: they would inherit a dead OpenCV thread pool
     ds.config.set_prefetch_size(_PREFETCH)
-    workers = usable_workers(num_workers, share.batch_size * source.sample_bytes, share.world_size)
+    workers = usable_workers(num_workers, shard.batch_size * source.sample_bytes, shard.world_size)
     return ds.GeneratorDataset(
         Batches(source),
         list(TRAIN_COLUMNS),
@@ -111,7 +111,7 @@ class Batches:
     """
 
     def __init__(self, source: SampleStream) -> None:
-        self.source, self.batch_size = source, source.share.batch_size
+        self.source, self.batch_size = source, source.shard.batch_size
 
     def __len__(self) -> int:
         return len(self.source) // self.batch_size

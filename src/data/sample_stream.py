@@ -64,7 +64,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """The samples of one rank: its own batch of each step, from `start_step` on."""
 
     batch_size: int
@@ -94,9 +94,9 @@ class SampleStream:
         data: the split.
         priors: (P, 4) cxcywh for each input size; where there are several they take turns, step by
             step, the same on all ranks.
-        wanted: how images are read and augmented. Without `augment` they are only resized (after a
+        config: how images are read and augmented. Without `augment` they are only resized (after a
             mosaic, before a mixup).
-        share: which samples.
+        shard: which samples.
         seed: order and augmentation follow from it; None: from chance.
         shuffled: a new order in every epoch, or that of the data set.
         iou_threshold: of the matching.
@@ -110,8 +110,8 @@ class SampleStream:
         self,
         data: DetectionData,
         priors: Mapping[int, np.ndarray],
-        wanted: DataConfig,
-        share: Share,
+        config: DataConfig,
+        shard: Shard,
         *,
         seed: Optional[int] = None,
         shuffled: bool = True,
@@ -120,15 +120,15 @@ class SampleStream:
     ) -> None:
         if not len(data.records):
             raise DataError(f"{data.annotation_path}: split {data.split} has no images to train on")
-        self.reader = Reader(data, wanted.strict)
+        self.reader = Reader(data, config.strict)
         self.scales = [(size, prepare_priors(table)) for size, table in sorted(priors.items())]
-        self.wanted, self.share = wanted, share
+        self.config, self.shard = config, shard
         self.seed = seed % 2**64 if seed is not None else secrets.randbits(63)
         self.shuffled, self.iou_threshold, self.raw = shuffled, iou_threshold, raw
         self._order: Tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def __len__(self) -> int:
-        return len(self.share)
+        return len(self.shard)
 
     @property
     def sample_bytes(self) -> int:
@@ -151,7 +151,7 @@ class SampleStream:
         """Which of `scales` sample `number` has: one for all samples of a step."""
         if len(self.scales) == 1:
             return 0
-        rng = np.random.default_rng([self.seed, _SCALE, self.share.step(number)])
+        rng = np.random.default_rng([self.seed, _SCALE, self.shard.step(number)])
         return int(rng.integers(len(self.scales)))
 
     def __getitem__(self, number: int) -> Tuple[np.ndarray, ...]:
@@ -165,7 +165,7 @@ class SampleStream:
         """
         limit_threads()
         number = int(number)
-        position, count = self.share.position(number), len(self.reader.records)
+        position, count = self.shard.position(number), len(self.reader.records)
         for offset in range(2 * count):  # holds one epoch from end to end
             epoch, place = divmod(position + offset, count)
             index = int(self.order(epoch)[place])
@@ -180,7 +180,7 @@ class SampleStream:
         rng = np.random.default_rng([self.seed, epoch, index])
         made = self._augmented(index, rng, size)
         # No random number is drawn where an option is off, so that the other samples do not change.
-        if made is not None and self.wanted.mixup and rng.random() < self.wanted.mixup:
+        if made is not None and self.config.mixup and rng.random() < self.config.mixup:
             other = self._augmented(self._another(rng), rng, size)
             made = transforms.mixup(made, other, rng) if other is not None else made
         if made is None:
@@ -190,7 +190,7 @@ class SampleStream:
         if self.raw:
             pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
         else:
-            pixels = transforms.to_input(image, self.wanted.mean_bgr)
+            pixels = transforms.to_input(image, self.config.mean_bgr)
         return pixels, loc, label, np.array(index, np.int32)
 
     def _augmented(
@@ -198,14 +198,14 @@ class SampleStream:
     ) -> Optional[transforms.Sample]:
         """One image, or four of them, augmented; None if it cannot be read."""
         made = self._plain(index)
-        if made is not None and self.wanted.mosaic and rng.random() < self.wanted.mosaic:
+        if made is not None and self.config.mosaic and rng.random() < self.config.mosaic:
             parts = [made, *(self._plain(self._another(rng)) for _ in range(3))]
             readable = [part for part in parts if part is not None]
             if len(readable) == 4:
                 made = transforms.mosaic(readable, rng, size)
         if made is None:
             return None
-        return transforms.augment(*made, rng, size, self.wanted)
+        return transforms.augment(*made, rng, size, self.config)
 
     def _another(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.reader.records)))

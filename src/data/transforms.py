@@ -214,7 +214,7 @@ def augment(
     labels: np.ndarray,
     rng: np.random.Generator,
     size: int,
-    wanted: DataConfig,
+    config: DataConfig,
 ) -> Sample:
     """Crop, resize onto an expanded canvas, distort and mirror: a (size, size, 3) training image.
 
@@ -224,23 +224,23 @@ def augment(
     go through the crop (which leaves some of them whole, too). With `vertical_flip` half of them
     are turned upside down as well. Without `augment` the image is only resized.
     """
-    if not wanted.augment:
+    if not config.augment:
         return (*resize(image, boxes_px, (size, size)), labels)
     interpolation = cv2.INTER_LINEAR
-    if wanted.random_interpolation:
+    if config.random_interpolation:
         interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
     cropped, boxes, kept = image, boxes_px, labels
-    if wanted.crop_prob >= 1 or rng.random() < wanted.crop_prob:
+    if config.crop_prob >= 1 or rng.random() < config.crop_prob:
         cropped, boxes, kept = crop(image, boxes_px, labels, rng)
-    on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng, wanted.max_expand_ratio)
+    on_canvas = canvas(cropped.shape[1], cropped.shape[0], rng, config.max_expand_ratio)
     x1, y1, x2, y2 = spot(on_canvas, cropped.shape[1], cropped.shape[0], size)
     small, boxes = resize(cropped, boxes, (x2 - x1, y2 - y1), interpolation)
     large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) > SMALLEST_SIDE * size
     if len(boxes_px) and not large.any():
         return (*resize(image, boxes_px, (size, size), interpolation), labels)
-    small, boxes = paste(distort(small, rng), boxes[large], (x1, y1), size, wanted.mean_bgr)
+    small, boxes = paste(distort(small, rng), boxes[large], (x1, y1), size, config.mean_bgr)
     sample = mirror(small, boxes, kept[large], rng)
-    return mirror(*sample, rng, upside_down=True) if wanted.vertical_flip else sample
+    return mirror(*sample, rng, upside_down=True) if config.vertical_flip else sample
 
 
 def mosaic(samples: Sequence[Sample], rng: np.random.Generator, size: int) -> Sample:

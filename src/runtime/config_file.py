@@ -66,12 +66,9 @@ def parse_yaml(text: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        ConfigError: not YAML, a key twice, or PyYAML is missing.
+        ConfigError: not YAML, or a key twice.
     """
-    try:
-        import yaml
-    except ImportError:
-        raise ConfigError("YAML needs PyYAML: pip install pyyaml, or take JSON") from None
+    import yaml  # not at the top: few runs have such a file
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -10,32 +10,46 @@ class Preset(NamedTuple):
 
 
 _TINY_MODEL = {
-    **{"backbone": "resnet18", "input_size": 128, "sfam": True},
-    **{"planes": 64, "num_levels": 2, "num_scales": 4},
+    "backbone": "resnet18",
+    "input_size": 128,
+    "sfam": True,
+    "planes": 64,
+    "num_levels": 2,
+    "num_scales": 4,
 }
 _SMALL_MODEL = {
     **_TINY_MODEL,
-    **{"backbone": "resnet18_slim", "input_size": 320, "num_levels": 3, "num_scales": 5},
-}
-_TINY_TRAIN = {
-    **{"lr": 1e-3, "warmup": 0.4, "schedule": "cosine", "total_epochs": 8},
-    **{"per_batch_size": 8, "num_workers": 1, "ema": 0.98},
-}
-_SMALL_TRAIN = {
-    **_TINY_TRAIN,
-    **{"per_batch_size": 4, "total_steps": 3000, "ema": 0.998},
+    "backbone": "resnet18_slim",
+    "input_size": 320,
+    "num_levels": 3,
+    "num_scales": 5,
 }
 # Four maps, of 32, 16, 8 and 6 cells, so that large objects have priors near their centre; a low
-# threshold gives each object about 20.
+# IoU threshold gives each object about 20.
 _PHOTOS_MODEL = {
     **_SMALL_MODEL,
-    **{"backbone": "resnet18_res4", "input_size": 256, "num_scales": 4},
+    "backbone": "resnet18_res4",
+    "input_size": 256,
+    "num_scales": 4,
 }
 _PHOTOS_ANCHORS = {"scales": (0.08, 0.2, 0.4, 0.68, 1.0), "iou_threshold": 0.4}
+_TINY_TRAIN = {
+    "lr": 1e-3,
+    "warmup": 0.4,
+    "schedule": "cosine",
+    "total_epochs": 8,
+    "per_batch_size": 8,
+    "num_workers": 1,
+    "ema": 0.98,
+}
+_SMALL_TRAIN = {**_TINY_TRAIN, "per_batch_size": 4, "total_steps": 3000, "ema": 0.998}
 _PHOTOS_TRAIN = {
     **_SMALL_TRAIN,
-    **{"lr": 7e-4, "total_steps": 9000, "eval_times": 5},
-    **{"freeze_stages": 2, "freeze_batch_norm": "backbone"},
+    "lr": 7e-4,
+    "total_steps": 9000,
+    "eval_times": 5,
+    "freeze_stages": 2,
+    "freeze_batch_norm": "backbone",
 }
 _ADAM = {"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0}
 # For short runs on a CPU: strong scale augmentation needs more steps than they have.
@@ -84,8 +98,11 @@ PRESETS: Mapping[str, Preset] = {
     "m2det_photos": Preset(
         "photographs on a CPU, from a backbone trained on ImageNet",
         {
-            **{**_SHORT, "model": _PHOTOS_MODEL, "train": _PHOTOS_TRAIN},
-            **{"anchors": _PHOTOS_ANCHORS, "test": {"score_threshold": 0.01}},
+            **_SHORT,
+            "model": _PHOTOS_MODEL,
+            "anchors": _PHOTOS_ANCHORS,
+            "train": _PHOTOS_TRAIN,
+            "test": {"score_threshold": 0.01},
             "optimizer": {**_ADAM, "weight_decay": 0.05, "backbone_lr": 0.1},
         },
     ),
@@ -94,8 +111,13 @@ PRESETS: Mapping[str, Preset] = {
 # `test=NAME` on the command line sets these: the form of the official code, and that of the paper's
 # section 4.1.
 _OFFICIAL_TEST: Mapping[str, Any] = {
-    **{"soft_nms": True, "soft_nms_method": "linear", "class_agnostic": False, "iou": 0.45},
-    **{"score_threshold": 0.1, "keep_per_class": 50, "topk": 0},
+    "soft_nms": True,
+    "soft_nms_method": "linear",
+    "class_agnostic": False,
+    "iou": 0.45,
+    "score_threshold": 0.1,
+    "keep_per_class": 50,
+    "topk": 0,
 }
 TEST_FORMS: Mapping[str, Mapping[str, Any]] = {
     "official": _OFFICIAL_TEST,

@@ -12,7 +12,7 @@ from mindspore import nn
 from ..config import Config
 from ..data.dataset import batches, build_train_dataset
 from ..data.records import DetectionData
-from ..data.sample_stream import SampleStream, Share
+from ..data.sample_stream import SampleStream, Shard
 from ..evaluation.coco_metrics import category_ids_for
 from ..formats.checkpoint import Labels
 from ..inference.detector import ArrayDetector
@@ -55,11 +55,11 @@ def build_schedule(config: Config, num_images: int, world_size: int) -> np.ndarr
 
 def eval_interval(config: Config, num_images: int, world_size: int) -> int:
     """Epochs from one scoring to the next; 0: never."""
-    wanted, per_step = config.train, images_per_step(config, world_size)
-    if wanted.eval_epochs or not wanted.eval_times:
-        return wanted.eval_epochs
-    steps = wanted.total_steps or total_steps(wanted.total_epochs, num_images, per_step)
-    return max(1, round(steps * per_step / num_images / wanted.eval_times))
+    train, per_step = config.train, images_per_step(config, world_size)
+    if train.eval_epochs or not train.eval_times:
+        return train.eval_epochs
+    steps = train.total_steps or total_steps(train.total_epochs, num_images, per_step)
+    return max(1, round(steps * per_step / num_images / train.eval_times))
 
 
 def images_per_step(config: Config, world_size: int) -> int:
@@ -81,8 +81,8 @@ def batch_warning(config: Config, world_size: int) -> Optional[str]:
 
 def prepare_network(config: Config, model: nn.Cell, world_size: int) -> None:
     """Freeze and synchronise layers in place, once weights have been loaded."""
-    wanted = config.train
-    freeze(model, wanted.freeze_backbone, wanted.freeze_batch_norm, wanted.freeze_stages)
+    train = config.train
+    freeze(model, train.freeze_backbone, train.freeze_batch_norm, train.freeze_stages)
     if config.train.sync_batch_norm and world_size > 1:
         synchronise_batch_norm(model, world_size)
     if not model.trainable_params():
@@ -92,17 +92,17 @@ def prepare_network(config: Config, model: nn.Cell, world_size: int) -> None:
 
 def build_optimizer_for(config: Config, model: nn.Cell, rates: np.ndarray) -> Optimizer:
     """The configured optimiser over what can be trained in `model`."""
-    wanted = config.optimizer
+    section = config.optimizer
     return build_optimizer(
         model,
         rates,
-        wanted.momentum,
-        wanted.weight_decay,
-        wanted.dampening,
-        wanted.type,
-        wanted.beta2,
-        wanted.decay_bias_and_norm,
-        wanted.backbone_lr,
+        section.momentum,
+        section.weight_decay,
+        section.dampening,
+        section.type,
+        section.beta2,
+        section.decay_bias_and_norm,
+        section.backbone_lr,
     )
 
 
@@ -160,7 +160,7 @@ def build_batches(
         data,
         {size: build_priors(config, size) for size in sizes},
         config.data,
-        Share(train.per_batch_size * train.accumulate, total, start, rank, world_size),
+        Shard(train.per_batch_size * train.accumulate, total, start, rank, world_size),
         seed=unseeded if seed is None else seed,
         shuffled=seed is not None,
         iou_threshold=config.anchors.iou_threshold,

@@ -234,22 +234,22 @@ class Job:
 
     def validation_data(self) -> Optional[DetectionData]:
         """The split scored while training; an error only where `train.eval_epochs` is set."""
-        wanted = self.config.train
+        train_config = self.config.train
         links = self.config.data.allow_links
         if not self.eval_interval:
             return None
         try:
-            data = load_data(self.options.dataset_path, wanted.eval_split, allow_links=links)
+            data = load_data(self.options.dataset_path, train_config.eval_split, allow_links=links)
             category_ids_for(self.data.class_names, data)  # has it all classes?
             if not data.annotated:
                 raise DataError(f"{data.annotation_path}: {data.split} has no annotations")
         except DataError as error:
-            if wanted.eval_epochs:
+            if train_config.eval_epochs:
                 raise
             LOG.info("no scores in between: %s", error)
             return None
         shared = {r.path for r in self.data.records} & {r.path for r in data.records}
-        if shared and not wanted.eval_epochs:
+        if shared and not train_config.eval_epochs:
             text = "no scores in between: %d of the %d images of %s are trained on"
             LOG.info(text, len(shared), len(data.records), data.split)
             return None
@@ -257,14 +257,14 @@ class Job:
 
     def resume(self, state: Resumable) -> int:
         """The number of steps done before."""
-        wanted, force = self.options.resume, self.options.force
-        if wanted is None:
+        source, force = self.options.resume, self.options.force
+        if source is None:
             return 0
-        if wanted == "auto":
+        if source == "auto":
             return state.restore_newest(self.folder, self.prefix, force)
-        step = state.restore(Path(wanted), force)
+        step = state.restore(Path(source), force)
         newest = list_checkpoints(self.folder, self.prefix)[-1:]
-        if newest and newest[0].absolute() != Path(wanted).absolute():
+        if newest and newest[0].absolute() != Path(source).absolute():
             raise UsedFolder(
                 f"{self.folder} holds the later {newest[0].name}: --resume auto goes on from there,"
                 " or choose another --train_url"

@@ -18,7 +18,7 @@ from src.config import DataConfig
 from src.data.coco_utils import load_data
 from src.data.images import read_image
 from src.data.records import DataError, ImageError
-from src.data.sample_stream import SampleStream, Share
+from src.data.sample_stream import SampleStream, Shard
 from src.loss import MultiBoxLoss
 from tests.datasets import (
     coco_content,
@@ -76,8 +76,8 @@ class Trainer:
         self.targets, self.labels = [], []
 
     def add(self, data):
-        share = Share(batch_size=1, total_steps=len(data.records))
-        stream = SampleStream(data, {32: priors()}, DataConfig(), share, seed=1)
+        shard = Shard(batch_size=1, total_steps=len(data.records))
+        stream = SampleStream(data, {32: priors()}, DataConfig(), shard, seed=1)
         for number in range(len(stream)):
             image, targets, labels, _ = stream[number]
             assert np.isfinite(image).all()

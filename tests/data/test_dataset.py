@@ -48,15 +48,15 @@ def make_data(folder: Path, count: int = 7, broken=()):
 
 
 def stream(data, wanted=PLAIN, priors=None, **changes):
-    """A stream of 14 batches of two; `changes` are of the share or of the stream."""
-    parts = {field.name for field in dataclasses.fields(samples.Share)}
-    share = {key: value for key, value in changes.items() if key in parts}
+    """A stream of 14 batches of two; `changes` are of the shard or of the stream."""
+    parts = {field.name for field in dataclasses.fields(samples.Shard)}
+    shard = {key: value for key, value in changes.items() if key in parts}
     others = {key: value for key, value in changes.items() if key not in parts}
     return samples.SampleStream(
         data,
         priors or {SIZE: grid_priors()},
         wanted,
-        samples.Share(**{"batch_size": 2, "total_steps": 14, **share}),
+        samples.Shard(**{"batch_size": 2, "total_steps": 14, **shard}),
         **{"seed": 5, **others},
     )
 

@@ -16,7 +16,7 @@ from src.data.coco_utils import load_data
 from src.data.images import read_bytes, read_image
 from src.data.mindrecord import MINDRECORD_ROWS, mindrecord_file
 from src.data.records import ImageError
-from src.data.sample_stream import SampleStream, Share
+from src.data.sample_stream import SampleStream, Shard
 from src.evaluation.coco_metrics import evaluate_coco
 from tests.datasets import coco_content, voc_xml, write_coco, write_image, write_voc
 
@@ -34,7 +34,7 @@ def make_coco(root):
 
 
 def stream(data):
-    return SampleStream(data, {32: PRIORS}, DataConfig(), Share(2, total_steps=9), seed=3)
+    return SampleStream(data, {32: PRIORS}, DataConfig(), Shard(2, total_steps=9), seed=3)
 
 
 def assert_same_samples(before, after):

@@ -155,10 +155,10 @@ def _categories(file: CocoFile, path: str, findings: Findings) -> Dict[int, str]
             )
         else:
             names[key] = name
-    return _without_twins(names, file.boxes, path, findings)
+    return _without_duplicate_names(names, file.boxes, path, findings)
 
 
-def _without_twins(
+def _without_duplicate_names(
     names: Dict[int, str], boxes: BoxTable, path: str, findings: Findings
 ) -> Dict[int, str]:
     """`names` without the categories that repeat another's name and have no box.

@@ -29,7 +29,7 @@ from .layout import (
 )
 from .named_boxes import AnnotatedImage, Box, NamedBox, build_data, find_image
 
-MAX_SHARE = 1.01  # 1, and what rounding may add
+MAX_NORMALISED = 1.01  # 1, and what rounding may add
 MOST_CSV = 50  # looked at in one folder
 _COLUMNS = {  # in lower case, without "_", "-" and blanks
     "image": ("filename", "imageid", "image", "imagepath", "imagename", "path", "file", "img"),
@@ -97,7 +97,7 @@ def load_csv(tree: Tree, split: str, findings: Findings) -> DetectionData:
     if not by_image:
         raise DataError(f"{where}: split {chosen!r} has no images")
     corners = [v for rows in by_image.values() for row in rows if row.box for v in row.box.xyxy]
-    shares = bool(corners) and max(corners) <= MAX_SHARE
+    normalised = bool(corners) and max(corners) <= MAX_NORMALISED
     folder = posixpath.dirname(file.path)
     places = [folder, *image_folders(tree, chosen, folder)]
     images, missing = [], []
@@ -105,7 +105,7 @@ def load_csv(tree: Tree, split: str, findings: Findings) -> DetectionData:
         path = find_image(tree, name, places)
         boxes = [row.box for row in rows if row.box]
         if path:
-            images.append(AnnotatedImage(path, boxes, rows[0].size, shares))
+            images.append(AnnotatedImage(path, boxes, rows[0].size, normalised))
         else:
             missing.append(name.lstrip("/"))
     report_missing(tree, missing, len(by_image), where, findings)

@@ -36,7 +36,7 @@ class AnnotatedImage(NamedTuple):
     path: str  # relative to the root
     boxes: Sequence[NamedBox]
     size: Optional[Tuple[int, int]] = None  # width, height; None where the annotation has none
-    shares: bool = False  # boxes in shares of the image's sides, not in pixels
+    normalised: bool = False  # boxes from 0 to 1, not in pixels
 
 
 def build_data(
@@ -67,7 +67,7 @@ def build_data(
             continue
         sides = (header.width, header.height)
         size = image.size or (sides if header.orientation < 5 else sides[::-1])
-        scale = (*size, *size) if image.shares else (1, 1, 1, 1)
+        scale = (*size, *size) if image.normalised else (1, 1, 1, 1)
         rows = []
         for name, xyxy, ignore in image.boxes:
             box = findings.clip([value * by for value, by in zip(xyxy, scale)], size, path)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading YOLO data sets: images, a text file of boxes for each, names of the classes.
 
-A line is "class x_centre y_centre width height" in shares of the image's sides, or "class x y x y
+A line is "class x_centre y_centre width height", normalised by the image's sides, or "class x y x y
 ..." for a polygon, whose box is taken. Classes count from 0. As in Ultralytics' and Roboflow's data
 sets, data.yaml names classes and splits; as in LabelImg's and Darknet's, classes.txt or obj.names
 may hold the names, a line each, and train.txt the images of a split. An image without a text file
@@ -25,7 +25,7 @@ from .named_boxes import (
 )
 from .yolo_names import NAMES, class_names, names_file, read_yaml, text_lines, yaml_file
 
-MAX_SHARE = 2.0  # normalised coordinates beyond this are taken for pixels by mistake
+MAX_NORMALISED = 2.0  # normalised coordinates beyond this are taken for pixels by mistake
 _SPLITS = ("train", "val", "valid", "test")
 
 
@@ -74,7 +74,7 @@ def load_yolo(tree: Tree, split: str, findings: Findings) -> DetectionData:
         label = _label_file(tree, image, findings)
         labelled |= label is not None
         boxes = _read_labels(tree.path(label), names, keypoints, findings) if label else []
-        rows.append(AnnotatedImage(image, boxes, shares=True))
+        rows.append(AnnotatedImage(image, boxes, normalised=True))
     _note_unused(tree, members, findings)
     return build_data(tree, rows, names, chosen, where, "yolo", findings, labelled)
 
@@ -222,7 +222,7 @@ def _read_labels(
 
 
 def _read_line(words: Sequence[str]) -> Tuple[int, Box]:
-    """Class number and corners, in shares of the image's sides.
+    """Class number and corners, normalised by the image's sides.
 
     Raises:
         ValueError: with what was expected.
@@ -236,7 +236,7 @@ def _read_line(words: Sequence[str]) -> Tuple[int, Box]:
         raise ValueError(
             "expected 'class x_centre y_centre width height', or 'class x y x y x y ...'"
         )
-    if max(map(abs, values)) > MAX_SHARE:
+    if max(map(abs, values)) > MAX_NORMALISED:
         raise ValueError("expected shares of the image's width and height, from 0 to 1")
     if len(values) > 4:
         x, y = values[::2], values[1::2]
