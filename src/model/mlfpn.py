@@ -95,21 +95,21 @@ class MLFPN(nn.Cell):
 
     Args:
         in_channels: channels of the shallow and the deep backbone map.
-        wanted: D is its planes, L its num_levels, alternating FFMv2 and TUM.
-        num_scales: K, which may be fewer than wanted.
+        config: D is its planes, L its num_levels, alternating FFMv2 and TUM.
+        num_scales: K, which may be fewer than the configuration asks for.
     """
 
-    def __init__(self, in_channels: Tuple[int, int], wanted: ModelConfig, num_scales: int) -> None:
+    def __init__(self, in_channels: Tuple[int, int], config: ModelConfig, num_scales: int) -> None:
         super().__init__()
-        planes, num_levels = wanted.planes, wanted.num_levels
+        planes, num_levels = config.planes, config.num_levels
         self.out_channels = [planes * num_levels] * num_scales
-        self.base_to_every = wanted.base_feature == "every"
+        self.base_to_every = config.base_feature == "every"
         self.fuse = FFMv1(*in_channels)
         uses = num_levels if self.base_to_every else 1
-        copies = 1 if wanted.shared_squeeze else uses
+        copies = 1 if config.shared_squeeze else uses
         # A squeeze shared by n levels runs once here; the original runs it, and updates its
         # running statistics with the same batch, n times.
-        momentum = MLFPN_MOMENTUM**uses if wanted.shared_squeeze else MLFPN_MOMENTUM
+        momentum = MLFPN_MOMENTUM**uses if config.shared_squeeze else MLFPN_MOMENTUM
         self.squeeze = nn.CellList(
             [
                 ConvBNReLU(FFMv1.out_channels, planes // 2, 1, momentum=momentum)
@@ -119,10 +119,10 @@ class MLFPN(nn.Cell):
         later = planes + planes // 2 if self.base_to_every else planes
         widths = [planes // 2] + [later] * (num_levels - 1)
         self.tums = nn.CellList(
-            [TUM(c, planes, num_scales, wanted.smooth, wanted.upsample) for c in widths]
+            [TUM(c, planes, num_scales, config.smooth, config.upsample) for c in widths]
         )
         channels = planes * num_levels
-        sfam = SFAM(channels, num_scales, wanted.shared_sfam) if wanted.sfam else nn.Identity()
+        sfam = SFAM(channels, num_scales, config.shared_sfam) if config.sfam else nn.Identity()
         self.sfam = sfam
         self.norm = nn.BatchNorm2d(channels, eps=1e-5, momentum=NORM_MOMENTUM)
 
