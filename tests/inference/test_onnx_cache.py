@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import pytest
 from src.detector import Detector
 from src.inference import onnx_cache
 from src.inference.onnx_cache import cached_onnx
+from src.inference.open_network import read_network_file
 
 pytest.importorskip("onnxruntime", reason="requirements-onnx.txt is not installed")
 pytestmark = pytest.mark.usefixtures("device")
@@ -45,6 +47,15 @@ assert "mindspore" not in sys.modules
     again = cached_onnx(exports.checkpoint)
     assert again.path == file
     assert caplog.text.count("into the cache, once") == 2
+
+
+def test_other_weights_are_another_file(exports, tmp_path):
+    network = read_network_file(exports.checkpoint)
+    other = tmp_path / exports.checkpoint.name
+    other.write_bytes(exports.checkpoint.read_bytes() + b"\0")
+    assert onnx_cache._key(replace(network, path=other)) != onnx_cache._key(network)
+    other.write_bytes(exports.checkpoint.read_bytes())  # elsewhere, but the same
+    assert onnx_cache._key(replace(network, path=other)) == onnx_cache._key(network)
 
 
 def test_where_it_cannot_be(exports, tmp_path, monkeypatch):

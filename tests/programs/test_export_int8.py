@@ -76,6 +76,25 @@ def test_a_smaller_file_of_nearly_the_same_outputs(flags, exports, data, tmp_pat
     assert printed.endswith(f"next: python demo.py --checkpoint_path {small} --input IMAGE\n")
 
 
+def test_the_heads_stay_in_float32(exports, data, tmp_path):
+    """They are the convolutions that no other one comes after."""
+    run(exports, tmp_path / "n.onnx", data)
+    graph = onnx.load(str(tmp_path / "n_int8.onnx")).graph
+    maker = {output: node for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    before, left = set(), [name for node in convolutions for name in node.input]
+    while left:
+        name = left.pop()
+        if name in maker and name not in before:
+            before.add(name)
+            left += maker[name].input
+    heads = [node for node in convolutions if node.output[0] not in before]
+    kinds = {node.name: getattr(maker.get(node.input[1]), "op_type", "") for node in convolutions}
+    assert {kinds.pop(node.name) for node in heads} == {""}  # weights as they are
+    assert len(kinds) > len(heads) > 1
+    assert set(kinds.values()) == {"DequantizeLinear"}
+
+
 def test_a_folder_of_images_gives_no_ap(exports, tmp_path, capsys):
     place = pictures(tmp_path / "images", ["a.png", "b.jpg"])
     run(exports, tmp_path / "n.onnx", place)
