@@ -13,7 +13,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from ..runtime.collectives import MeanOverRanks
 from ..runtime.gpu.workarounds import UnusedSum
 from .ema import Ema
-from .train_step import Gradients, KeptStatistics, Step, StepOutcome, Update
+from .train_step import BatchNormStatistics, Gradients, Step, StepOutcome, Update
 
 _add = ops.MultitypeFuncGraph("add")
 
@@ -54,7 +54,7 @@ class AccumulatedStep(Step):
         super().__init__(gradients, update, statistics, ema, compiled)
         self.parts = parts
         totals = _Totals(update)
-        self._begin = compiled(_Begin(self._kept))
+        self._begin = compiled(_Begin(self._batch_norm))
         self._add = compiled(_Add(gradients, totals))
         self._end = compiled(_End(gradients.loss_scale, update, totals))
 
@@ -62,11 +62,11 @@ class AccumulatedStep(Step):
         self, images: Tensor, loc_targets: Tensor, label_targets: Tensor, stop: Tensor
     ) -> StepOutcome:
         """As `TrainStep`."""
-        kept = self._begin()
+        saved = self._begin()
         for part in zip(*(self._split(x) for x in (images, loc_targets, label_targets))):
             self._add(*part)
         report, _ = self._end(stop)
-        return self._finish(report, kept)
+        return self._finish(report, saved)
 
     def _split(self, x: Tensor) -> List[Tensor]:
         """The batch has not been on the device yet: nothing is fetched from there."""
@@ -88,12 +88,12 @@ class _Totals(nn.Cell):
 class _Begin(nn.Cell):
     """The running averages before the first part."""
 
-    def __init__(self, kept: KeptStatistics) -> None:
+    def __init__(self, batch_norm: BatchNormStatistics) -> None:
         super().__init__(auto_prefix=False)
-        self.kept = kept
+        self.batch_norm = batch_norm
 
     def construct(self) -> Tensor:
-        return self.kept.before()
+        return self.batch_norm.save()
 
 
 class _Add(nn.Cell):

@@ -53,14 +53,14 @@ class Step:
     ) -> None:
         self.loss_scale = gradients.loss_scale
         self._taken = update.optimizer.global_step
-        self._kept = KeptStatistics(statistics)
+        self._batch_norm = BatchNormStatistics(statistics)
         self._ema = None if ema is None else compiled(ema)
 
-    def _finish(self, report: Tensor, kept: Tensor) -> StepOutcome:
+    def _finish(self, report: Tensor, saved: Tensor) -> StepOutcome:
         """Moves the average of weights, or restores the BatchNorm statistics of a skipped step."""
         outcome = StepOutcome(*report.asnumpy().tolist())
         if not math.isfinite(outcome.grad_norm):
-            self._kept.restore(kept)
+            self._batch_norm.restore(saved)
         elif self._ema is not None:
             self._ema(self._taken)
         return outcome
@@ -78,7 +78,7 @@ class TrainStep(Step):
         compiled: Callable[[nn.Cell], Compiled] = lambda cell: cell,
     ) -> None:
         super().__init__(gradients, update, statistics, ema, compiled)
-        self._step = compiled(TrainOneStepCell(gradients, update, self._kept))
+        self._step = compiled(TrainOneStepCell(gradients, update, self._batch_norm))
 
     def __call__(
         self, images: Tensor, loc_targets: Tensor, label_targets: Tensor, stop: Tensor
@@ -91,16 +91,18 @@ class TrainStep(Step):
             label_targets: (B, P) int32.
             stop: () float32, above 0 where this rank has received a signal.
         """
-        report, kept, _ = self._step(images, loc_targets, label_targets, stop)
-        return self._finish(report, kept)
+        report, saved, _ = self._step(images, loc_targets, label_targets, stop)
+        return self._finish(report, saved)
 
 
 class TrainOneStepCell(nn.Cell):
     """The graph of `TrainStep`."""
 
-    def __init__(self, gradients: "Gradients", update: "Update", kept: "KeptStatistics") -> None:
+    def __init__(
+        self, gradients: "Gradients", update: "Update", batch_norm: "BatchNormStatistics"
+    ) -> None:
         super().__init__(auto_prefix=False)
-        self.gradients, self.update, self.kept = gradients, update, kept
+        self.gradients, self.update, self.batch_norm = gradients, update, batch_norm
         self.mean_over_ranks = MeanOverRanks(update.world_size)
         self.unused_sum = UnusedSum(update.world_size)
 
@@ -108,12 +110,12 @@ class TrainOneStepCell(nn.Cell):
         self, images: Tensor, loc_targets: Tensor, label_targets: Tensor, stop: Tensor
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """(5,) the numbers of a `StepOutcome`, BatchNorm's statistics before, and an unused sum."""
-        kept = self.kept.before()
-        losses, grads = self.gradients(ops.depend(images, kept), loc_targets, label_targets)
+        saved = self.batch_norm.save()
+        losses, grads = self.gradients(ops.depend(images, saved), loc_targets, label_targets)
         means = self.mean_over_ranks(ops.cat((losses, stop.reshape(1))))
         norm = self.update(grads, self.gradients.loss_scale, means[0] + means[1])
         report = ops.cat((means[:2], norm.reshape(1), means[2:]))
-        return report, kept, self.unused_sum(stop)
+        return report, saved, self.unused_sum(stop)
 
 
 class Gradients(nn.Cell):
@@ -250,8 +252,8 @@ class Update(nn.Cell):
         return overflows if self.all_reduce is None else self.all_reduce(overflows)
 
 
-class KeptStatistics(nn.Cell):
-    """The running averages of BatchNorm as they were, for a step that has to be taken back.
+class BatchNormStatistics(nn.Cell):
+    """The running averages of BatchNorm before a step, put back where the step is skipped.
 
     A forward pass changes them before its gradients are known. In a graph they are joined to one
     tensor; putting them back, which is rare, is left to the host.
@@ -262,13 +264,13 @@ class KeptStatistics(nn.Cell):
         self.statistics = ParameterTuple(statistics)
         self.end = Tensor(np.zeros(1, np.float32))
 
-    def before(self) -> Tensor:
-        """All of them in one tensor; to be called before the forward pass."""
+    def save(self) -> Tensor:
+        """All of them in one tensor, before the forward pass changes them."""
         # with a constant, so that a single parameter is copied, not returned itself
         return ops.cat((*self.statistics, self.end))
 
-    def restore(self, kept: Tensor) -> None:
-        """Take the values of `before`."""
+    def restore(self, saved: Tensor) -> None:
+        """Take the values of `save`."""
         ends = np.cumsum([p.size for p in self.statistics])
-        for parameter, values in zip(self.statistics, np.split(kept.asnumpy(), ends)):
+        for parameter, values in zip(self.statistics, np.split(saved.asnumpy(), ends)):
             parameter.set_data(Tensor(values, parameter.dtype))
