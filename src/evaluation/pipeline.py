@@ -49,20 +49,20 @@ def detect_split(
     data: DetectionData,
     indices: Iterable[int],
     category_ids: Sequence[int],
-    keep: Callable[[List[int], List[Results]], None],
+    on_batch: Callable[[List[int], List[Results]], None],
     *,
     batch_size: int = 1,
     num_workers: int = 1,
     strict: bool = False,
     watch: Optional[Stopwatch] = None,
 ) -> None:
-    """Detects in some images of a split, handing on the results of each batch.
+    """Detects in some images of a split, calling `on_batch` with the results of each batch.
 
     Args:
         indices: which records of `data`.
         category_ids: the data set's id of each class of the detector.
-        keep: called with the image ids of a batch and the entries of a COCO results file of each;
-            from another thread, one call at a time.
+        on_batch: called with the image ids of a batch and each image's entries of a COCO results
+            file; from another thread, one call at a time.
         batch_size: views the network sees at once.
         num_workers: threads that read images.
         strict: an unreadable image is an error; otherwise it is reported and nothing found in it.
@@ -74,7 +74,7 @@ def detect_split(
     watch = watch or Stopwatch(STAGES)
     reader = Reader(data, strict)
     prepare = partial(_prepare, detector, reader, watch)
-    finish = partial(_finish, detector, category_ids, watch, keep)
+    finish = partial(_finish, detector, category_ids, watch, on_batch)
     waiting: Deque[Future] = deque()
     with ThreadPoolExecutor(max(1, num_workers)) as readers, ThreadPoolExecutor(1) as finisher:
         for batch in _batches(_in_order(readers, prepare, indices, AHEAD * batch_size), batch_size):
@@ -87,8 +87,8 @@ def detect_split(
             future.result()
 
 
-def share(count: int, rank: int, world_size: int) -> range:
-    """Which of `count` images a rank sees to: each of them is one rank's."""
+def rank_indices(count: int, rank: int, world_size: int) -> range:
+    """Indices of the images of a rank, of `count` in all: every `world_size`-th."""
     return range(rank, count, world_size)
 
 
@@ -107,7 +107,7 @@ def _finish(
     detector: ArrayDetector,
     category_ids: Sequence[int],
     watch: Stopwatch,
-    keep: Callable[[List[int], List[Results]], None],
+    on_batch: Callable[[List[int], List[Results]], None],
     batch: Sequence[Prepared],
     outputs: Sequence[Outputs],
 ) -> None:
@@ -120,7 +120,7 @@ def _finish(
         boxes = detections.boxes_px * np.tile(scale, 2)  # to the annotated size
         row = (part.record.image_id, boxes, detections.scores, detections.labels)
         entries.append(list(coco_results(*row, category_ids)))
-    keep([part.record.image_id for part in batch], entries)
+    on_batch([part.record.image_id for part in batch], entries)
 
 
 def _prepare(detector: ArrayDetector, reader: Reader, watch: Stopwatch, index: int) -> Prepared:

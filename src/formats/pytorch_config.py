@@ -17,7 +17,7 @@ _BACKBONE_KEY = "model.backbone"
 
 
 def choose_config(
-    facts: Mapping[str, Any],
+    found: Mapping[str, Any],
     files: Sequence[Path],
     name: Optional[str] = None,
     overrides: Sequence[str] = (),
@@ -25,8 +25,8 @@ def choose_config(
     """The configuration of a whole model, and notes on what was assumed for it.
 
     Args:
-        facts: fields of `ModelConfig` that the checkpoint tells.
-        files: paths whose names may hold the input size, which no checkpoint tells.
+        found: fields of `ModelConfig` as they are in the checkpoint.
+        files: paths whose names may hold the input size, which is in no checkpoint.
         name: preset asked for, or None.
         overrides: `section.key=value` asked for.
 
@@ -37,7 +37,7 @@ def choose_config(
     asked = any(text.split("=")[0].strip() == _SIZE_KEY for text in overrides)
     if name is not None:
         config = get_config(name, overrides)
-        compare(config, facts, f"config {name}")
+        compare(config, found, f"config {name}")
         size = config.model.input_size
         if named not in (None, size) and not asked:
             raise ConversionError(
@@ -46,10 +46,10 @@ def choose_config(
             )
         return config, []
     size = named or ModelConfig.input_size
-    tag = f"m2det{size}_{facts['backbone']}"
+    tag = f"m2det{size}_{found['backbone']}"
     preset = PRESETS.get(tag, replace(PRESETS[_DEFAULT], experiment_tag=tag))
-    config = override(replace(preset, model=ModelConfig(input_size=size, **facts)), overrides)
-    compare(config, facts, "--set")
+    config = override(replace(preset, model=ModelConfig(input_size=size, **found)), overrides)
+    compare(config, found, "--set")
     if asked:
         return config, []
     origin = "by the file name" if named else "assumed"
@@ -74,14 +74,14 @@ def check_backbone(backbone: str, name: Optional[str], overrides: Sequence[str])
         ConversionError: they contradict.
     """
     if name is None:
-        found = replace(PRESETS[_DEFAULT], model=ModelConfig(backbone=backbone))
-        compare(override(found, overrides), {"backbone": backbone}, "--set")
+        preset = replace(PRESETS[_DEFAULT], model=ModelConfig(backbone=backbone))
+        compare(override(preset, overrides), {"backbone": backbone}, "--set")
     else:
         compare(get_config(name, overrides), {"backbone": backbone}, f"config {name}")
 
 
-def compare(config: Config, facts: Mapping[str, Any], origin: str) -> None:
-    """Refuse facts other than those of `config.model`; `origin` says where it is from.
+def compare(config: Config, found: Mapping[str, Any], origin: str) -> None:
+    """Refuse fields that differ from `config.model`; `origin` says where the latter is from.
 
     Raises:
         ConversionError: naming each field with expected and found.
@@ -89,7 +89,7 @@ def compare(config: Config, facts: Mapping[str, Any], origin: str) -> None:
     wanted: Dict[str, Any] = {**asdict(config.model), "num_scales": len(map_sizes(config.model))}
     differences = [
         f"expected model.{key}={_text(wanted[key])} by {origin}, found {_text(value)}"
-        for key, value in facts.items()
+        for key, value in found.items()
         if wanted[key] != value
     ]
     if differences:

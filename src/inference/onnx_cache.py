@@ -21,8 +21,8 @@ from ..runtime.graph_cache.store import (
     CacheError,
     Store,
     cache_folder,
-    digest_of_facts,
     digest_of_files,
+    digest_of_json,
 )
 from .open_network import EXPORTED, NetworkFile, read_network_file
 
@@ -52,7 +52,7 @@ def cached_onnx(checkpoint: Path, overrides: Sequence[str] = ()) -> Optional[Net
     try:
         store = Store(folder / "onnx")
         path = store.folder / f"{_key(network)}.onnx"
-        exported = _kept(path)
+        exported = _cached(path)
         if exported is None:
             LOG.warning("writing the network for ONNX Runtime into the cache, once: %s", path)
             _write(network, path)
@@ -67,10 +67,10 @@ def cached_onnx(checkpoint: Path, overrides: Sequence[str] = ()) -> Optional[Net
 def _key(network: NetworkFile) -> str:
     """A digest of the weights, the form of the network, and the code that writes it."""
     code = digest_of_files((Path(__file__).parents[1]).rglob("*.py"))
-    return digest_of_facts([file_sha256(network.path), asdict(network.config.model), code])
+    return digest_of_json([file_sha256(network.path), asdict(network.config.model), code])
 
 
-def _kept(path: Path) -> Optional[Exported]:
+def _cached(path: Path) -> Optional[Exported]:
     """What was written before, or None."""
     try:
         exported = load_exported(path)

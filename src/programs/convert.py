@@ -76,8 +76,8 @@ def convert_to_mindspore(
             return _backbone_to_mindspore(state, source, output, name, overrides, pixels)
         if pixels == "rgb":
             raise ConversionError("--pixels is for backbones, found a whole M2Det model")
-        facts = find_model(shapes)
-        config, notes = choose_config(facts, (source, output), name, overrides)
+        found = find_model(shapes)
+        config, notes = choose_config(found, (source, output), name, overrides)
         with no_init_parameters():
             network = build_model(config)
         keys_of = layout_of(config.model).official_keys

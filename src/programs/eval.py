@@ -17,7 +17,7 @@ from ..drawing.report_page import write_report
 from ..evaluation.coco_metrics import category_ids_for, coco_score, find_scorer
 from ..evaluation.error_analysis import judge_split
 from ..evaluation.partial_results import PartialResults, settings_key
-from ..evaluation.pipeline import detect_split, share
+from ..evaluation.pipeline import detect_split, rank_indices
 from ..evaluation.submission import write_submission
 from ..evaluation.summary import all_metrics, as_text
 from ..formats.checkpoint import Labels
@@ -134,7 +134,7 @@ def detect(
     category_ids = category_ids_for(detector.class_names, data)
     key = settings_key([args.checkpoint_path], relevant(config), data, ranks)
     part = PartialResults(args.output / PARTS / f"rank_{rank}.jsonl", key)
-    own = share(len(data.records), rank, ranks)
+    own = rank_indices(len(data.records), rank, ranks)
     left = [index for index in own if data.records[index].image_id not in part.results]
     if len(left) < len(own):
         LOG.info("going on: %d of %d images were done before", len(own) - len(left), len(own))
@@ -143,7 +143,7 @@ def detect(
     began = time.monotonic()
     with ProgressBar(len(left), "images", LOG.info) as bar:
 
-        def keep(image_ids: List[int], entries: List[Any]) -> None:
+        def on_batch(image_ids: List[int], entries: List[Any]) -> None:
             part.append(image_ids, entries)
             bar.update(len(image_ids))
 
@@ -152,7 +152,7 @@ def detect(
             data,
             left,
             category_ids,
-            keep,
+            on_batch,
             batch_size=config.test.batch_size,
             num_workers=config.train.num_workers,
             strict=config.data.strict,

@@ -143,10 +143,10 @@ def _average_precision(detector: ArrayDetector, data: DetectionData) -> float:
     """COCO's AP."""
     found: List[Mapping[str, Any]] = []
 
-    def keep(_image_ids: List[int], entries: List[List[Mapping[str, Any]]]) -> None:
+    def on_batch(_image_ids: List[int], entries: List[List[Mapping[str, Any]]]) -> None:
         for own in entries:
             found.extend(own)
 
     ids = category_ids_for(detector.class_names, data)
-    detect_split(detector, data, range(len(data.records)), ids, keep)
+    detect_split(detector, data, range(len(data.records)), ids, on_batch)
     return evaluate_coco(data, found)["AP"]

@@ -62,14 +62,14 @@ def matches(config: Config, args: argparse.Namespace) -> np.ndarray:
     if not 0 <= args.index < len(data.records):
         raise UsageError(f"--index must be from 0 to {len(data.records) - 1}, not {args.index}")
     record = data.records[args.index]
-    keep = ~record.ignore
-    if not keep.any():
+    counted = ~record.ignore
+    if not counted.any():
         raise UsageError(f"{record.path}: has no objects; choose another with --index")
-    boxes = record.boxes_px[keep] / np.tile([record.width, record.height], 2)
+    boxes = record.boxes_px[counted] / np.tile([record.width, record.height], 2)
     return draw_matches(
         read_image(record.path, (record.width, record.height)),
         boxes,
-        record.labels[keep],
+        record.labels[counted],
         make_priors(config),
         config.anchors.iou_threshold,
         data.class_names,

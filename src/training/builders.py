@@ -169,7 +169,7 @@ def build_batches(
     return batches(build_train_dataset(stream, train.num_workers))
 
 
-def build_facts(config: Config, data: DetectionData, world_size: int) -> Dict[str, Any]:
+def build_fingerprint(config: Config, data: DetectionData, world_size: int) -> Dict[str, Any]:
     """Settings and data that must be the same when a run is resumed."""
     train = config.train
     network = {k: v for k, v in asdict(config.model).items() if k != "num_classes"}

@@ -61,8 +61,8 @@ class Callback:
 class CheckpointSaver(Callback):
     """Writes `PREFIX-EPOCH_STEP.ckpt` every so often and `PREFIX-final.ckpt` at the end.
 
-    The former hold the state of optimiser and run too, for resuming; the newest `keep` of them
-    stay. While steps are being skipped nothing is saved: the weights may be what is wrong.
+    The former hold the state of optimiser and run too, for resuming; the newest `max_to_keep` of
+    them stay. While steps are being skipped nothing is saved: the weights may be what is wrong.
 
     Args:
         folder: where they go.
@@ -70,7 +70,7 @@ class CheckpointSaver(Callback):
         weights: gives the network's parameters by name.
         state: gives what resuming needs beside them.
         every_epochs: distance between checkpoints.
-        keep: how many stay.
+        max_to_keep: how many of them stay.
         every_steps: further checkpoints between them; 0: none.
         final_weights: gives what the last file holds, if not `weights`: their moving average.
     """
@@ -82,7 +82,7 @@ class CheckpointSaver(Callback):
         weights: Callable[[], Mapping[str, ms.Tensor]],
         state: Callable[[], Mapping[str, ms.Tensor]],
         every_epochs: int,
-        keep: int,
+        max_to_keep: int,
         every_steps: int = 0,
         final_weights: Optional[Callable[[], Mapping[str, ms.Tensor]]] = None,
     ) -> None:
@@ -92,7 +92,7 @@ class CheckpointSaver(Callback):
         self._state = state
         self._every = every_epochs
         self._every_steps = every_steps
-        self._keep = keep
+        self._max_to_keep = max_to_keep
         self._final_weights = final_weights or weights
         self._newest: Optional[Path] = None
         remove_leftovers(folder)
@@ -123,7 +123,7 @@ class CheckpointSaver(Callback):
         save_checkpoint({**self._weights(), **state}, path)
         self._newest = path
         saved = list_checkpoints(self._folder, self._prefix)
-        for old in saved[: saved.index(path) + 1][: -self._keep]:  # later ones are damaged
+        for old in saved[: saved.index(path) + 1][: -self._max_to_keep]:  # later ones are damaged
             with contextlib.suppress(FileNotFoundError):
                 old.unlink()
 

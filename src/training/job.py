@@ -159,10 +159,10 @@ class Job:
         loss_scale = setup.build_loss_scale(config)
         val_data = self.validation_data()
         evaluation = self.evaluation(model, ema, val_data) if val_data else None
-        facts = setup.build_facts(config, self.data, world_size)
+        fingerprint = setup.build_fingerprint(config, self.data, world_size)
         drawn = self.drawn_seed()
         others = [part for part in (loss_scale, evaluation, drawn) if part is not None]
-        state = Resumable(model, optimizer, facts, ema, others)
+        state = Resumable(model, optimizer, fingerprint, ema, others)
         claim_folder()
         start = self.resume(state)
         scale = loss_scale.scale if loss_scale else config.optimizer.loss_scale
@@ -277,8 +277,8 @@ class Job:
         if self.rank:
             return [evaluation] if evaluation else []
         save_config(self.folder, self.config, Labels(self.data.class_names, self.data.category_ids))
-        facts = {"world_size": self.world_size, "start_step": plan.start}
-        save_run(self.folder, self.options.command_line, facts)
+        fields = {"world_size": self.world_size, "start_step": plan.start}
+        save_run(self.folder, self.options.command_line, fields)
         logs: List[Any] = [RunLog(self.folder, plan.start)]
         if self.open_events is not None:
             logs.append(self.open_events(self.folder, plan.start, plan.val_data))

@@ -24,7 +24,7 @@ from .ema import Ema
 from .optimizers import Optimizer
 
 LOG = logging.getLogger("m2det.train")
-FACTS = "run"  # name of the facts in a checkpoint
+FINGERPRINT = "run"  # its name in a checkpoint
 CLASS_HEADS = "head.conf."
 
 
@@ -83,14 +83,15 @@ class Resumable:
     Args:
         model: the network.
         optimizer: its moments and step count.
-        facts: what a resumed run must have in common, e.g. the number of ranks; JSON values.
+        fingerprint: settings that must be the same when the run is resumed, e.g. the number of
+            ranks; JSON values.
         ema: the average of weights, if there is one.
         others: further parts with `state()`, arrays by name, and `restore(state)`.
     """
 
     model: nn.Cell
     optimizer: Optimizer
-    facts: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
     ema: Optional[Ema] = None
     others: Sequence[Any] = ()
 
@@ -105,8 +106,8 @@ class Resumable:
             found.update(self.ema.state())
         for part in self.others:
             found.update(part.state())
-        text = json.dumps(self.facts, sort_keys=True).encode()
-        found[FACTS] = np.frombuffer(text, np.uint8)
+        text = json.dumps(self.fingerprint, sort_keys=True).encode()
+        found[FINGERPRINT] = np.frombuffer(text, np.uint8)
         return found
 
     def restore(self, path: Path, force: bool = False) -> int:
@@ -114,10 +115,10 @@ class Resumable:
 
         Args:
             path: of the checkpoint.
-            force: even of a run with other facts; what does not fit is left as it is.
+            force: even of a run with another fingerprint; what does not fit is left as it is.
 
         Raises:
-            OtherRun: the facts differ, and `force` is not set.
+            OtherRun: the fingerprints differ, and `force` is not set.
             CheckpointError: it does not fit, or holds weights only.
         """
         content = read_checkpoint(path)
@@ -128,7 +129,7 @@ class Resumable:
         }
         if "global_step" not in state:
             raise CheckpointError(f"{path} cannot be resumed from: no global_step in it")
-        differences = compare_facts(_facts_of(state), self.facts)
+        differences = compare_fingerprints(_saved_fingerprint(state), self.fingerprint)
         if differences and not force:
             raise OtherRun(
                 f"{path} is of another run: {'; '.join(differences)}"
@@ -190,22 +191,22 @@ class Resumable:
         return 0
 
 
-def _facts_of(state: Mapping[str, np.ndarray]) -> Optional[Mapping[str, Any]]:
-    if FACTS not in state:
+def _saved_fingerprint(state: Mapping[str, np.ndarray]) -> Optional[Mapping[str, Any]]:
+    if FINGERPRINT not in state:
         return None
-    return json.loads(bytes(state[FACTS].astype(np.uint8)).decode())
+    return json.loads(bytes(state[FINGERPRINT].astype(np.uint8)).decode())
 
 
-def compare_facts(
+def compare_fingerprints(
     saved: Optional[Mapping[str, Any]], present: Mapping[str, Any], prefix: str = ""
 ) -> List[str]:
-    """One line for each fact that differs; what the checkpoint does not tell is not compared."""
+    """One line for each setting that differs; one that the checkpoint does not have is skipped."""
     lines: List[str] = []
     for name, value in present.items():
         if saved is None or name not in saved:
             continue
         if isinstance(value, Mapping) and isinstance(saved[name], Mapping):
-            lines += compare_facts(saved[name], value, f"{prefix}{name}.")
+            lines += compare_fingerprints(saved[name], value, f"{prefix}{name}.")
         elif saved[name] != json.loads(json.dumps(value)):
             lines.append(f"{prefix}{name} was {_short(saved[name])}, is {_short(value)}")
     return lines

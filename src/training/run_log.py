@@ -246,8 +246,8 @@ def read_log(folder: Path) -> List[Dict[str, Any]]:
     return rows
 
 
-def save_run(folder: Path, arguments: Sequence[str], facts: Mapping[str, Any]) -> None:
-    """Append to `run.json` when and how the run was started, with which versions."""
+def save_run(folder: Path, arguments: Sequence[str], fields: Mapping[str, Any]) -> None:
+    """Append to `run.json` when and how the run was started, the versions, and `fields`."""
     path = folder / RUN_NAME
     starts: List[Any] = []
     if path.is_file():
@@ -262,7 +262,7 @@ def save_run(folder: Path, arguments: Sequence[str], facts: Mapping[str, Any]) -
             "git_revision": git_revision(Path(__file__).resolve().parents[1]),
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
-            **facts,
+            **fields,
         }
     )
     folder.mkdir(parents=True, exist_ok=True)

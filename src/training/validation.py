@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.records import DetectionData
 from ..evaluation.coco_metrics import coco_score
-from ..evaluation.pipeline import detect_split, share
+from ..evaluation.pipeline import detect_split, rank_indices
 from ..inference.detector import ArrayDetector
 from ..runtime.collectives import gather
 from ..runtime.errors import M2DetError
@@ -87,7 +87,7 @@ class SplitScorer:
     def _detect(self, results: List[Mapping[str, Any]], show: Show) -> bool:
         done, total = 0, len(self._data.records)
 
-        def keep(image_ids: List[int], entries: List[List[Mapping[str, Any]]]) -> None:
+        def on_batch(image_ids: List[int], entries: List[List[Mapping[str, Any]]]) -> None:
             nonlocal done
             for found in entries:
                 results.extend(found)
@@ -100,7 +100,7 @@ class SplitScorer:
             self._data,
             self._own(),
             self._category_ids,
-            keep,
+            on_batch,
             batch_size=self._batch_size,
             num_workers=self._num_workers,
         )
@@ -108,7 +108,7 @@ class SplitScorer:
 
     def _own(self) -> Iterator[int]:
         """The images of this rank, each of all images once; none any more when stopping."""
-        for index in share(len(self._data.records), self._rank, self._world_size):
+        for index in rank_indices(len(self._data.records), self._rank, self._world_size):
             if self._stopping():
                 return
             yield index

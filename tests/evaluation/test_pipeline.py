@@ -86,12 +86,12 @@ def root(tmp_path):
 def run(data, indices=None, **options):
     found = {}
 
-    def keep(image_ids, entries):
+    def on_batch(image_ids, entries):
         found.update(zip(image_ids, entries))
 
     plan = options.pop("plan", {})
     indices = range(len(data.records)) if indices is None else indices
-    detect_split(detector(**plan), data, indices, (3, 7), keep, **options)
+    detect_split(detector(**plan), data, indices, (3, 7), on_batch, **options)
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from datasets import rendered
 from engine_runs import PREFIX, assert_same, finish, start
 
-from src.runtime.graph_cache.cached_cell import process_facts
+from src.runtime.graph_cache.cached_cell import process_fingerprint
 
 SCRIPT = Path(__file__).parents[1] / "scaling_run.py"
 ENDING = ".graph"
@@ -113,28 +113,28 @@ def test_without_a_script_everything_is_compiled(tmp_path, words):
     assert "kept" not in result.stdout + result.stderr
 
 
-def test_facts_of_a_process_hold_what_could_change_its_graphs(monkeypatch):
-    usual = process_facts("CPU", 0, 1)
-    assert process_facts("CPU", 1, 2) != usual
-    assert process_facts("GPU", 0, 1) != usual
+def test_the_fingerprint_of_a_process_holds_what_could_change_its_graphs(monkeypatch):
+    usual = process_fingerprint("CPU", 0, 1)
+    assert process_fingerprint("CPU", 1, 2) != usual
+    assert process_fingerprint("GPU", 0, 1) != usual
     monkeypatch.setenv("MS_SCHED_PORT", "8118")
-    assert process_facts("CPU", 0, 1) == usual
+    assert process_fingerprint("CPU", 0, 1) == usual
     monkeypatch.setenv("MS_DEV_JIT_SYNTAX_LEVEL", "0")
-    assert process_facts("CPU", 0, 1) != usual
+    assert process_fingerprint("CPU", 0, 1) != usual
     monkeypatch.undo()
     monkeypatch.setattr("mindspore.__version__", "9.9.9")
-    assert process_facts("CPU", 0, 1) != usual
+    assert process_fingerprint("CPU", 0, 1) != usual
 
 
 def test_a_changed_source_file_changes_them(monkeypatch, tmp_path):
-    usual = process_facts("CPU", 0, 1)
+    usual = process_fingerprint("CPU", 0, 1)
     script = tmp_path / "other.py"
     script.write_text("pass\n")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
-    other = process_facts("CPU", 0, 1)
+    other = process_fingerprint("CPU", 0, 1)
     assert other["sources"] != usual["sources"]
     script.write_text("pass \n")
-    assert process_facts("CPU", 0, 1)["sources"] != other["sources"]
+    assert process_fingerprint("CPU", 0, 1)["sources"] != other["sources"]
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ def report(step, epoch=0, ended=False, bad_steps=0):
     return StepReport(step, 10, epoch, ended, 1.0, 2.0, 5.0, 0.01, 4, 0.0, bad_steps=bad_steps)
 
 
-def saver(folder, every=1, keep=2, **more):
+def saver(folder, every=1, max_to_keep=2, **more):
     return CheckpointSaver(
         folder,
         "vgg16_320",
         lambda: {"w": Tensor(np.ones(2, np.float32))},
         lambda: {"moment": Tensor(np.zeros(2, np.float32))},
         every,
-        keep,
+        max_to_keep,
         **more,
     )
 
@@ -46,7 +46,7 @@ def test_checkpoints_at_epochs_and_the_newest_are_kept(tmp_path):
 
 
 def test_every_second_epoch(tmp_path):
-    callback = saver(tmp_path, every=2, keep=9)
+    callback = saver(tmp_path, every=2, max_to_keep=9)
     for step in range(1, 6):
         callback.on_step(report(step, epoch=step, ended=True))
     assert [p.name for p in list_checkpoints(tmp_path, "vgg16_320")] == [
@@ -66,7 +66,7 @@ def names(folder):
 
 
 def test_between_epochs_and_at_a_stop(tmp_path):
-    callback = saver(tmp_path, every_steps=4, keep=9)
+    callback = saver(tmp_path, every_steps=4, max_to_keep=9)
     for step in range(1, 11):
         callback.on_step(report(step, epoch=step // 6, ended=step == 6))
     callback.on_stop(report(10, epoch=1))
@@ -83,7 +83,7 @@ def test_nothing_is_saved_while_steps_are_skipped(tmp_path):
 
 def test_best_and_final_stay_beside_the_newest(tmp_path):
     average = {"w": Tensor(np.full(2, 7, np.float32))}
-    callback = saver(tmp_path, keep=1, final_weights=lambda: average)
+    callback = saver(tmp_path, max_to_keep=1, final_weights=lambda: average)
     callback.save_best({"w": Tensor(np.zeros(2, np.float32))})
     for step in range(1, 4):
         callback.on_step(report(step, step, True))

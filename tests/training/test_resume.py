@@ -7,10 +7,10 @@ from mindspore import Tensor, nn
 from src.formats.checkpoint import STATE_PREFIX, CheckpointError, save_checkpoint
 from src.training.ema import Ema
 from src.training.optimizers import SGD, DynamicLossScale
-from src.training.resume import OtherRun, Resumable, compare_facts, load_fitting
+from src.training.resume import OtherRun, Resumable, compare_fingerprints, load_fitting
 
 pytestmark = pytest.mark.usefixtures("device")
-FACTS = {"classes": ["cat", "dog"], "world_size": 2, "schedule": ["cosine", 0.1]}
+FINGERPRINT = {"classes": ["cat", "dog"], "world_size": 2, "schedule": ["cosine", 0.1]}
 
 
 class Small(nn.Cell):
@@ -20,7 +20,7 @@ class Small(nn.Cell):
         self.head = nn.CellDict({"conf": nn.Dense(outputs, 2)})
 
 
-def resumable(facts=FACTS, outputs=3, fill=0.0):
+def resumable(fingerprint=FINGERPRINT, outputs=3, fill=0.0):
     """A network with everything beside it, all values `fill`, or at random where that is None."""
     model = Small(outputs)
     parameters = model.trainable_params()
@@ -30,7 +30,7 @@ def resumable(facts=FACTS, outputs=3, fill=0.0):
     for p in [*parameters, *optimizer.moments, *ema.averages]:
         values = rng.normal(size=p.shape) if fill is None else np.full(p.shape, fill)
         p.set_data(Tensor(values.astype(np.float32)))
-    return Resumable(model, optimizer, facts, ema, [DynamicLossScale(8.0)])
+    return Resumable(model, optimizer, fingerprint, ema, [DynamicLossScale(8.0)])
 
 
 def save(state, path):
@@ -66,7 +66,7 @@ def test_everything_comes_back(saved):
 )
 def test_another_run_is_refused_unless_forced(saved, name, value):
     _, path = saved
-    other = resumable({**FACTS, name: value})
+    other = resumable({**FINGERPRINT, name: value})
     before = everything(other)
     with pytest.raises(OtherRun, match=f"{name} was ") as caught:
         other.restore(path)
@@ -98,7 +98,7 @@ def test_the_newest_good_one_is_taken(saved, tmp_path):
     assert resumable().restore_newest(tmp_path, "net") == 7
     assert resumable().restore_newest(tmp_path / "none", "net") == 0
     with pytest.raises(OtherRun):
-        resumable({**FACTS, "world_size": 4}).restore_newest(tmp_path, "net")
+        resumable({**FINGERPRINT, "world_size": 4}).restore_newest(tmp_path, "net")
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):
@@ -108,12 +108,12 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
         resumable().restore(path)
 
 
-def test_facts():
-    assert compare_facts(None, FACTS) == []
-    assert compare_facts(FACTS, {**FACTS, "classes": ("cat", "dog")}) == []
-    assert compare_facts({}, {"world_size": 1}) == []  # saved before there was this fact
+def test_fingerprints():
+    assert compare_fingerprints(None, FINGERPRINT) == []
+    assert compare_fingerprints(FINGERPRINT, {**FINGERPRINT, "classes": ("cat", "dog")}) == []
+    assert compare_fingerprints({}, {"world_size": 1}) == []  # saved before there was this setting
     other = {"model": {"planes": 32, "new": 1}}
-    assert compare_facts({"model": {"planes": 64}}, other) == ["model.planes was 64, is 32"]
+    assert compare_fingerprints({"model": {"planes": 64}}, other) == ["model.planes was 64, is 32"]
 
 
 def test_finetuning_takes_what_fits_and_lists_the_rest(saved):

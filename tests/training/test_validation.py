@@ -113,10 +113,10 @@ def scorer(monkeypatch, outcome, stopping=lambda: False, rank=0, ranks=1):
     """A scorer whose detector does `outcome(indices)`; results are counted instead of scored."""
     model = Model()
 
-    def detect_split(detector, data, indices, category_ids, keep, **sizes):
+    def detect_split(detector, data, indices, category_ids, on_batch, **sizes):
         assert not model.training
         outcome(list(indices))
-        keep([1, 2], [[{"x": 1}], [{"x": 2}, {"x": 3}]])
+        on_batch([1, 2], [[{"x": 1}], [{"x": 2}, {"x": 3}]])
 
     def coco_score(data, results):
         return CocoScore({"AP": len(results)}, (), np.zeros(0), np.zeros(0))

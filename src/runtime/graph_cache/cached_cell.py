@@ -31,8 +31,8 @@ from .store import (
     CacheError,
     Store,
     cache_folder,
-    digest_of_facts,
     digest_of_files,
+    digest_of_json,
 )
 
 LOG = logging.getLogger("m2det.cache")
@@ -49,7 +49,7 @@ class _State:
     """Of a process with a cache."""
 
     store: str  # folder of all processes
-    facts: str  # digest of what all graphs of this process depend on
+    fingerprint: str  # digest of what all graphs of this process depend on
     compiled: int = 0  # graphs so far, by which MindSpore numbers their files
 
 
@@ -70,18 +70,18 @@ def open_cache(target: str, rank: int = 0, world_size: int = 1) -> None:
         return
     try:
         Store(folder)
-        facts = digest_of_facts(process_facts(target, rank, world_size))
+        fingerprint = digest_of_json(process_fingerprint(target, rank, world_size))
         at_exit = contextlib.ExitStack()
         work = at_exit.enter_context(scratch_folder(folder, "run-"))
         atexit.register(at_exit.close)
-        _write(work, _State(str(folder), facts))
+        _write(work, _State(str(folder), fingerprint))
     except OSError as error:
         LOG.warning("compiled graphs are not kept: %s", error)
         return
     ms.set_context(compile_cache_path=str(work))
 
 
-def process_facts(target: str, rank: int, world_size: int) -> Dict[str, Any]:
+def process_fingerprint(target: str, rank: int, world_size: int) -> Dict[str, Any]:
     """What every graph of a process depends on: releases, sources, device, ranks, settings."""
     sources = Path(__file__).resolve().parents[2]
     script = Path(str(getattr(sys.modules["__main__"], "__file__", None) or ""))
@@ -112,12 +112,12 @@ class Cached:
         if form in self._seen:
             return self.cell(*inputs)
         self._seen.add(form)
-        with _kept_graph(self.cell, inputs):
+        with _cached_graph(self.cell, inputs):
             return self.cell(*inputs)
 
 
 @contextlib.contextmanager
-def _kept_graph(cell: nn.Cell, inputs: Sequence[ms.Tensor]) -> Iterator[None]:
+def _cached_graph(cell: nn.Cell, inputs: Sequence[ms.Tensor]) -> Iterator[None]:
     """While it lasts, the one graph that is compiled is that of `cell` for such `inputs`."""
     work = Path(ms.get_context("compile_cache_path") or "/")
     if not (work / _STATE).is_file():
@@ -126,10 +126,10 @@ def _kept_graph(cell: nn.Cell, inputs: Sequence[ms.Tensor]) -> Iterator[None]:
     with _LOCK:
         try:
             state = _State(**json.loads((work / _STATE).read_text(encoding="utf-8")))
-            key = digest_of_facts([state.facts, graph_digest(cell, inputs)])
+            key = digest_of_json([state.fingerprint, graph_digest(cell, inputs)])
             store = Store(Path(state.store))
             put = _lay_out(work, store.get(key), state.compiled)
-            _write(work, _State(state.store, state.facts, state.compiled + 1))
+            _write(work, _State(state.store, state.fingerprint, state.compiled + 1))
         except (Unknown, OSError) as error:
             LOG.warning("a compiled graph is not kept: %s", error)
             yield

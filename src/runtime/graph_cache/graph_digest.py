@@ -41,23 +41,23 @@ def graph_digest(cell: nn.Cell, inputs: Iterable[Any]) -> str:
     Raises:
         Unknown: it holds something that cannot be described.
     """
-    facts = _Facts()
-    facts.add(cell)
+    hasher = _Hasher()
+    hasher.add(cell)
     for x in inputs:
-        facts.note("input", x.shape, x.dtype, isinstance(x, Parameter), x.const_arg)
-    for path in sorted(facts.sources):
-        facts.note(hashlib.sha256(Path(path).read_bytes()).hexdigest())
-    return facts.digest.hexdigest()
+        hasher.note("input", x.shape, x.dtype, isinstance(x, Parameter), x.const_arg)
+    for path in sorted(hasher.sources):
+        hasher.note(hashlib.sha256(Path(path).read_bytes()).hexdigest())
+    return hasher.digest.hexdigest()
 
 
-class _Facts:
+class _Hasher:
     """Goes through objects and adds each to `digest`; one met again is named by its number."""
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
         self.sources: Set[str] = set()  # files that classes and functions come from
         self._met: Dict[int, int] = {}
-        self._kept: List[Any] = []  # so that no two objects have one id
+        self._references: List[Any] = []  # so that no two objects have one id
         self._kinds: List[Any] = [
             (_PLAIN, lambda x: self.note(type(x).__name__, repr(x))),
             (Parameter, self._parameter),
@@ -84,7 +84,7 @@ class _Facts:
             if id(value) in self._met:
                 return self.note("again", self._met[id(value)])
             self._met[id(value)] = len(self._met)
-            self._kept.append(value)
+            self._references.append(value)
         for kinds, describe in self._kinds:
             if isinstance(value, kinds):
                 return describe(value)

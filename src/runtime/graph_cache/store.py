@@ -57,9 +57,9 @@ def digest_of_files(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def digest_of_facts(facts: Any) -> str:
+def digest_of_json(value: Any) -> str:
     """A digest of a JSON value; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class Store:
