@@ -189,15 +189,15 @@ def _check_truths(boxes_xyxy: np.ndarray, labels: np.ndarray) -> Tuple[np.ndarra
 
 def _assign(boxes: np.ndarray, priors: PreparedPriors, threshold: float) -> np.ndarray:
     """(P,) int64: the ground truth of each prior, -1 for none."""
-    reach = np.full(len(boxes), float(threshold))
-    top, forced, (prior, row, iou) = _search(boxes, priors, reach, threshold)
-    # a box that reaches the threshold nowhere still needs its best prior: look wider and wider
-    missed = np.flatnonzero(top < reach)
+    min_iou = np.full(len(boxes), float(threshold))
+    top, forced, (prior, row, iou) = _search(boxes, priors, min_iou, threshold)
+    # a box without a prior of the threshold's IoU still needs its best one: look wider and wider
+    missed = np.flatnonzero(top < min_iou)
     while len(missed):
-        reach = np.maximum(top, reach / 2)[top < reach]
-        reach[reach < 1e-3] = 0  # everywhere
-        top, forced[missed], _ = _search(boxes[missed], priors, reach, threshold)
-        missed = missed[top < reach]
+        min_iou = np.maximum(top, min_iou / 2)[top < min_iou]
+        min_iou[min_iou < 1e-3] = 0  # everywhere
+        top, forced[missed], _ = _search(boxes[missed], priors, min_iou, threshold)
+        missed = missed[top < min_iou]
     owner = np.full(len(priors.cxcywh), -1, np.int64)
     # of several values set for one prior the last stays: greatest IoU, then the first box
     order = np.lexsort((-row, iou))
@@ -207,15 +207,15 @@ def _assign(boxes: np.ndarray, priors: PreparedPriors, threshold: float) -> np.n
 
 
 def _search(
-    boxes: np.ndarray, priors: PreparedPriors, reach: np.ndarray, threshold: float
+    boxes: np.ndarray, priors: PreparedPriors, min_iou: np.ndarray, threshold: float
 ) -> Tuple[np.ndarray, np.ndarray, Tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Overlaps of (G, 4) boxes with all priors that can have an IoU of their `reach` (G,).
+    """Overlaps of (G, 4) boxes with all priors that can have an IoU of their `min_iou` (G,).
 
     Returns:
-        (G,) float32 best IoU, (G,) int64 its first prior, both meaningless below `reach`; and
+        (G,) float32 best IoU, (G,) int64 its first prior, both meaningless below `min_iou`; and
         prior, box and IoU of the pairs that attain `threshold`.
     """
-    starts, counts = _runs(boxes, priors, reach)
+    starts, counts = _runs(boxes, priors, min_iou)
     total = counts.sum(axis=1)
     top, best = np.zeros(len(boxes), np.float32), np.zeros(len(boxes), np.int64)
     pairs = [(best[:0], best[:0], top[:0])]
@@ -237,9 +237,9 @@ def _search(
 
 
 def _runs(
-    boxes: np.ndarray, priors: PreparedPriors, reach: np.ndarray
+    boxes: np.ndarray, priors: PreparedPriors, min_iou: np.ndarray
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Where in `priors.table` an IoU of `reach` is possible: (G, K) starts and lengths of runs.
+    """Where in `priors.table` an IoU of `min_iou` is possible: (G, K) starts and lengths of runs.
 
     IoU r needs areas within a factor r of each other. It needs the shared width to be r times the
     greater width, so centres lie within max(1 - r, (1 / r - 1) / 2) box widths; heights likewise.
@@ -248,12 +248,12 @@ def _runs(
     area = size.prod(axis=1, keepdims=True)
     middle = (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2 - priors.origin
     count, extent = len(priors.cxcywh), (priors.stride - 1) / 2
-    reach = np.maximum(reach, 0)[:, None]
-    fits = (priors.areas[1] >= area * reach * (1 - _SLACK)) & (
-        priors.areas[0] * reach <= area * (1 + _SLACK)
+    min_iou = np.maximum(min_iou, 0)[:, None]
+    fits = (priors.areas[1] >= area * min_iou * (1 - _SLACK)) & (
+        priors.areas[0] * min_iou <= area * (1 + _SLACK)
     )
-    with np.errstate(divide="ignore"):  # no reach: an infinite window, so every prior
-        window = size * np.maximum(1 - reach, (1 / reach - 1) / 2) * (1 + _SLACK)
+    with np.errstate(divide="ignore"):  # 0: an infinite window, so every prior
+        window = size * np.maximum(1 - min_iou, (1 / min_iou - 1) / 2) * (1 + _SLACK)
     window += _SLACK * 1e-2 * extent
     octaves = np.arange(priors.areas.shape[1]) * priors.stride
     starts, counts = [], []

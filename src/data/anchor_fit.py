@@ -28,11 +28,11 @@ class Grid(NamedTuple):
     input_size: int
 
 
-class Fit(NamedTuple):
-    """How well priors reach boxes: share with an IoU of the threshold, and mean best IoU."""
+class AnchorFit(NamedTuple):
+    """How well priors fit boxes; ordered by recall first."""
 
-    share: float
-    mean: float
+    recall: float  # fraction of the boxes with a prior of at least the threshold's IoU
+    mean_iou: float  # mean over the boxes of their best IoU
 
 
 def build_grid(config: Config) -> Tuple[Grid, Tuple[float, ...]]:
@@ -43,22 +43,24 @@ def build_grid(config: Config) -> Tuple[Grid, Tuple[float, ...]]:
     return Grid(sizes, table.steps, rows, config.model.input_size), table.scales
 
 
-def fit_of(boxes: np.ndarray, scales: Sequence[float], grid: Grid, threshold: float = 0.5) -> Fit:
-    """How well the priors of `scales` (one a map and one more) reach `boxes`."""
+def evaluate_scales(
+    boxes: np.ndarray, scales: Sequence[float], grid: Grid, threshold: float = 0.5
+) -> AnchorFit:
+    """How well the priors of `scales` (one a map and one more) fit `boxes`."""
     priors = prior_boxes(grid.sizes, grid.steps, scales, grid.ratios, grid.input_size)
     per_cell = [2 + 2 * len(row) for row in grid.ratios]
     iou = best_iou(boxes, priors, grid.sizes, per_cell)
-    return Fit(float((iou >= threshold).mean()), float(iou.mean()))
+    return AnchorFit(float((iou >= threshold).mean()), float(iou.mean()))
 
 
 def suggest_scales(
     boxes: np.ndarray, grid: Grid, start: Sequence[float] = (), threshold: float = 0.5
 ) -> Tuple[float, ...]:
-    """Ascending scales, one a map and one more, for which more boxes have a prior near.
+    """Ascending scales, one a map and one more, that fit `boxes`.
 
     Begins with the better of `start` and the quantiles of the boxes' sizes (square root of the
-    area), and changes one scale at a time while that helps: first the share of boxes with an IoU
-    of `threshold`, then the mean of their best IoU.
+    area), and changes one scale at a time while that helps: first the fraction of boxes
+    with a prior of IoU `threshold` or more, then the mean of their best IoU.
 
     Raises:
         DataError: no boxes.
@@ -71,16 +73,16 @@ def suggest_scales(
         raise ValueError(f"expected {count} scales to start from, not {len(start)}")
     seen = boxes[:: -(-len(boxes) // MOST_BOXES)]
     starts = [_quantile_scales(seen, count)] + ([list(start)] if start else [])
-    best = max(starts, key=lambda scales: fit_of(seen, scales, grid, threshold))
-    reached = fit_of(seen, best, grid, threshold)
+    best = max(starts, key=lambda scales: evaluate_scales(seen, scales, grid, threshold))
+    best_fit = evaluate_scales(seen, best, grid, threshold)
     for _ in range(ROUNDS):
-        before = reached
+        before = best_fit
         for place in range(count):
             for candidate in _neighbours(best, place):
-                fit = fit_of(seen, candidate, grid, threshold)
-                if fit > reached:
-                    best, reached = candidate, fit
-        if reached == before:
+                fit = evaluate_scales(seen, candidate, grid, threshold)
+                if fit > best_fit:
+                    best, best_fit = candidate, fit
+        if best_fit == before:
             break
     return tuple(best)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a data set and what is wrong with it: numbers, image checks, reach of the priors."""
+"""What is in a data set and what is wrong with it: numbers, image checks, recall of the priors."""
 
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
@@ -38,15 +38,16 @@ SIDES_PX = (0, 4, 8, 16, 32, 64, 128, 256, 100_000)  # bins of the square root o
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How many of `total` ground truths a prior matches, and the mean IoU of the best prior."""
+class PriorRecall:
+    """How many of `total` ground truths have a prior that matches them by IoU."""
 
     name: str
     total: int
     matched: int
 
     @property
-    def share(self) -> float:
+    def recall(self) -> float:
+        """A fraction; NaN without ground truths."""
         return self.matched / self.total if self.total else float("nan")
 
 
@@ -57,22 +58,24 @@ def boxes_cxcywh(columns: Columns) -> np.ndarray:
     return np.concatenate([(low + high) / 2, high - low], axis=1)
 
 
-def reach_by_coco_size(columns: Columns, iou: np.ndarray, threshold: float) -> List[Reach]:
-    """Reach for small, medium and large boxes, by their pixels in the original image."""
+def prior_recall_by_coco_size(
+    columns: Columns, iou: np.ndarray, threshold: float
+) -> List[PriorRecall]:
+    """Recall for small, medium and large boxes, by their pixels in the original image."""
     area = (columns.boxes_px[:, 2:] - columns.boxes_px[:, :2]).prod(axis=1)
     return [
-        _reach(name, (area >= low) & (area < high) & ~columns.ignore, iou, threshold)
+        _prior_recall(name, (area >= low) & (area < high) & ~columns.ignore, iou, threshold)
         for name, low, high in COCO_SIZES
     ]
 
 
-def reach_by_side(
+def prior_recall_by_side(
     columns: Columns, iou: np.ndarray, threshold: float, input_size: int
-) -> List[Reach]:
-    """Reach by the side of a square as large as the box, in pixels of the network's input."""
+) -> List[PriorRecall]:
+    """Recall by the side of a square as large as the box, in pixels of the network's input."""
     side = np.sqrt(boxes_cxcywh(columns)[:, 2:].prod(axis=1)) * input_size
     return [
-        _reach(
+        _prior_recall(
             f"{low}-{high}" if high < SIDES_PX[-1] else f"over {low}",
             (side >= low) & (side < high) & ~columns.ignore,
             iou,
@@ -82,8 +85,8 @@ def reach_by_side(
     ]
 
 
-def _reach(name: str, chosen: np.ndarray, iou: np.ndarray, threshold: float) -> Reach:
-    return Reach(name, int(chosen.sum()), int((iou[chosen] >= threshold).sum()))
+def _prior_recall(name: str, chosen: np.ndarray, iou: np.ndarray, threshold: float) -> PriorRecall:
+    return PriorRecall(name, int(chosen.sum()), int((iou[chosen] >= threshold).sum()))
 
 
 def class_counts(data: DetectionData, columns: Columns) -> Dict[str, int]:

@@ -68,9 +68,9 @@ function drawKinds() {
   const { sums, objects } = kindCounts();
   const shown = sums.reduce((a, b) => a + b, 0) - sums[MISSED], most = Math.max(1, ...sums);
   const of = state.cls < 0 ? "" : ` of ${DATA.classes[state.cls]}`;
-  const best = state.cls < 0 ? -1 : DATA.best[state.cls][0];
-  byId("suggested").hidden = best < 0;
-  byId("suggested").textContent = `Show ${state.cls < 0 ? "" : DATA.classes[state.cls]} from ${best}, its best score`;
+  const threshold = state.cls < 0 ? -1 : DATA.best[state.cls][0];
+  byId("suggested").hidden = threshold < 0;
+  byId("suggested").textContent = `Show ${state.cls < 0 ? "" : DATA.classes[state.cls]} from ${threshold}, the suggested threshold`;
   byId("errors-note").textContent = `With a score of ${state.score.toFixed(2)} and more: ${count(shown, "detection")}${of},`
     + ` and ${sums[CORRECT]} of ${count(objects, "object")}${of} found. Press a kind to see its pictures.`;
   byId("kinds").replaceChildren(...DATA.kinds.map((name, kind) => {
@@ -141,8 +141,8 @@ function classTable() {
     { head: "class", value: (row) => row.class },
     column("objects", (row) => row.objects), column("detections", (row) => row.detections),
     ...DATA.averages.map((key) => column(heads[key] || key, (row) => row[key], (row) => score3(row[key]))),
-    column("best score", (row) => row.best[0], (row) => (row.best[0] < 0 ? "-" : row.best[0].toFixed(2))),
-    column("F1 there", (row) => row.best[1], (row) => score3(row.best[1])),
+    column("suggested threshold", (row) => row.best[0], (row) => (row.best[0] < 0 ? "-" : row.best[0].toFixed(2))),
+    column("F1", (row) => row.best[1], (row) => score3(row.best[1])),
   ];
   const rows = DATA.table.map((row, cls) => ({ ...row, cls, best: DATA.best[cls] }));
   const cell = (row) => el("button", {

@@ -132,7 +132,7 @@ def write(form: nn.Cell, request: Request, size: int, draft: Path, metadata: str
     example = ms.Tensor(shape=shape, dtype=dtype)
     if batch is not None:
         example = ms.Tensor(np.zeros(example.shape), dtype)
-    options: Dict[str, Any] = {} if onnx else {"custom_func": Inscription(metadata)}
+    options: Dict[str, Any] = {} if onnx else {"custom_func": MetadataWriter(metadata)}
     try:
         ms.export(form, example, file_name=str(draft), file_format=request.kind, **options)
     except Exception as error:  # MindSpore raises many kinds
@@ -145,7 +145,7 @@ def write(form: nn.Cell, request: Request, size: int, draft: Path, metadata: str
         finish(draft, names, not request.batch_size, metadata)
 
 
-class Inscription:
+class MetadataWriter:
     """Writes text into a MINDIR while it is made."""
 
     def __init__(self, text: str) -> None:

@@ -80,7 +80,7 @@ cdef struct Rule:
     float overlap
     float lowest
     int method
-    Py_ssize_t keep
+    Py_ssize_t max_boxes
 
 
 cdef inline void _copy(Group *g, Py_ssize_t source, Py_ssize_t target) noexcept nogil:
@@ -139,7 +139,7 @@ cdef Py_ssize_t _soft_group(Group *g, const Rule *rule) noexcept nogil:
     cdef Py_ssize_t found = 0
     cdef float linear = 1.0 if rule.method == LINEAR else 0.0
     cdef int dropped
-    while found < g.count and (rule.keep <= 0 or found < rule.keep):
+    while found < g.count and (rule.max_boxes <= 0 or found < rule.max_boxes):
         _swap(g, found, m2det_best(g.score, found, g.count))
         if rule.method == GAUSSIAN:
             dropped = _lower_gaussian(g, found, rule)
@@ -183,7 +183,7 @@ def soft(
     float iou_threshold,
     float score_threshold,
     int method,
-    Py_ssize_t keep,
+    Py_ssize_t max_boxes,
 ):
     """Soft-NMS within each label; see `numpy_nms.soft` for arguments and result."""
     cdef Py_ssize_t count = scores.shape[0], row, label, left = 0, found
@@ -197,7 +197,7 @@ def soft(
     cdef Group g
     cdef Rule rule
     rule.sigma, rule.overlap, rule.lowest = sigma, iou_threshold, score_threshold
-    rule.method, rule.keep = method, keep
+    rule.method, rule.max_boxes = method, max_boxes
     with nogil:
         _sort_by_label(labels, start, place)
         for row in range(count):
@@ -227,7 +227,7 @@ def hard(const float[:, ::1] boxes not None, float iou_threshold):
     cdef Py_ssize_t count = boxes.shape[0], row, other, left = 0
     cdef float width, height, inter, overlap
     cdef unsigned char[::1] dropped = np.zeros(count, np.uint8)
-    cdef index_t[::1] kept = np.empty(count, np.int64)
+    cdef index_t[::1] keep = np.empty(count, np.int64)
     cdef float[::1] area = np.empty(count, np.float32)
     with nogil:
         for row in range(count):
@@ -235,7 +235,7 @@ def hard(const float[:, ::1] boxes not None, float iou_threshold):
         for row in range(count):
             if dropped[row]:
                 continue
-            kept[left] = row
+            keep[left] = row
             left += 1
             for other in range(row + 1, count):
                 if dropped[other]:
@@ -247,4 +247,4 @@ def hard(const float[:, ::1] boxes not None, float iou_threshold):
                     inter = width * height
                     overlap = inter / (area[row] + area[other] - inter)
                 dropped[other] = overlap >= iou_threshold
-    return np.asarray(kept)[:left].copy()
+    return np.asarray(keep)[:left].copy()

@@ -20,7 +20,7 @@ def soft(
     iou_threshold: float,
     score_threshold: float,
     method: int,
-    keep: int,
+    max_boxes: int,
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Soft-NMS within each label.
 
@@ -28,7 +28,7 @@ def soft(
         boxes: (N, 4) float32 corners in pixels.
         scores: (N,) float32.
         labels: (N,) int64 below `groups`.
-        keep: most boxes of a label, 0 for all. The rest as in `src.nms.soft_nms`.
+        max_boxes: of a label, 0 for all. The rest as in `src.nms.soft_nms`.
 
     Returns:
         (M,) int64 indices and (M,) float32 scores, by label, then in the order found.
@@ -39,11 +39,11 @@ def soft(
     for members in np.split(order, stops[:-1]):
         if len(members):
             columns = np.concatenate([boxes[members].T, scores[members][None]])
-            index, kept = _one_group(
-                columns, sigma, iou_threshold, score_threshold, method, keep or len(members)
+            index, lowered = _one_group(
+                columns, sigma, iou_threshold, score_threshold, method, max_boxes or len(members)
             )
             indices.append(members[index])
-            values.append(kept)
+            values.append(lowered)
     return np.concatenate(indices), np.concatenate(values)
 
 
@@ -53,13 +53,13 @@ def _one_group(
     iou_threshold: float,
     score_threshold: float,
     method: int,
-    keep: int,
+    max_boxes: int,
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Soft-NMS of the rows x1, y1, x2, y2, score, in place: indices and scores as found."""
     index = np.arange(columns.shape[1])
     lowest = np.float32(score_threshold)
     i, count = 0, len(index)
-    while i < min(count, keep):
+    while i < min(count, max_boxes):
         best = i + int(columns[4, i:count].argmax())
         columns[:, [i, best]] = columns[:, [best, i]]
         index[[i, best]] = index[[best, i]]
@@ -106,12 +106,12 @@ def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def hard(boxes: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Positions kept of (N, 4) float32 corners sorted by falling score, by greedy NMS."""
+    """Kept indices of (N, 4) float32 corners sorted by falling score, by greedy NMS."""
     alive = np.arange(len(boxes))
     columns = np.ascontiguousarray(boxes.T)
-    kept = []
+    keep = []
     while len(alive):
-        kept.append(alive[0])
+        keep.append(alive[0])
         overlap = _overlap(columns[:, alive[0]], columns[:, alive[1:]])
         alive = alive[1:][overlap < np.float32(iou_threshold)]
-    return np.array(kept, np.int64)
+    return np.array(keep, np.int64)

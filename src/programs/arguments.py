@@ -175,7 +175,7 @@ def demo_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespac
 
 
 def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:
-    """Check a data set before training: numbers, faults, reach of the priors."""
+    """Check a data set before training: numbers, faults, recall of the priors."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=check_arguments.__doc__,
@@ -183,7 +183,7 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
     )
     parser.add_argument("dataset", type=Path, help=DATASET)
     parser.add_argument("--split", nargs="+", help="splits to check (default: train and val)")
-    # The preset that train.py takes: what its priors reach is what a training would.
+    # The preset that train.py takes: its priors match what those of a training would.
     add_config_arguments(parser, default_preset(device_there()))
     parser.add_argument(
         "--images",

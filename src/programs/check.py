@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a data set before training: numbers, faults, reach of the priors."""
+"""Check a data set before training: numbers, faults, recall of the priors."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ..config import Config, get_config
-from ..data.anchor_fit import build_grid, fit_of, suggest_scales
+from ..data.anchor_fit import build_grid, evaluate_scales, suggest_scales
 from ..data.annotations.layout import choose_split
 from ..data.checks import (
     HARMLESS,
@@ -18,8 +18,8 @@ from ..data.checks import (
     check_images,
     class_counts,
     find_duplicate_boxes,
-    reach_by_coco_size,
-    reach_by_side,
+    prior_recall_by_coco_size,
+    prior_recall_by_side,
 )
 from ..data.coco_utils import find_splits, load_data
 from ..data.dataset import usable_workers
@@ -30,7 +30,7 @@ from ..runtime.errors import M2DetError, printable
 from ..runtime.files import write_atomically
 from ..runtime.terminal import ProgressBar
 
-OUT_OF_REACH = 0.1  # a size is out of reach where fewer ground truths than this are matched
+LOW_RECALL = 0.1  # a size is reported where a smaller fraction of its boxes is matched
 
 
 def main(args: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def check(args: argparse.Namespace, config: Config) -> int:
                     message = f"{seen[digest]}: also in another split, as {known[digest]}"
                     findings.note("images of two splits", message)
             known.update(seen)
-        print_reach(columns, config)
+        print_prior_recall(columns, config)
         if args.suggest_anchors:
             print_anchors(columns, config)
         if len(data.records):
@@ -119,36 +119,39 @@ def print_numbers(data: DetectionData, columns: Columns) -> None:
         print(f"  box size, square root of the area in image pixels: {shares}")
 
 
-def print_reach(columns: Columns, config: Config) -> None:
+def print_prior_recall(columns: Columns, config: Config) -> None:
     """How many ground truths the priors can match."""
     sizes = map_sizes(config.model)
     per_cell = prior_shapes_per_cell(config.anchors, len(sizes))
     iou = best_iou(boxes_cxcywh(columns), make_priors(config), sizes, per_cell)
     threshold, size = config.anchors.iou_threshold, config.model.input_size
     print(f"  matched by the priors of {config.experiment_tag} at IoU {threshold}:")
-    for row in reach_by_coco_size(columns, iou, threshold):
+    for row in prior_recall_by_coco_size(columns, iou, threshold):
         if row.total:
-            print(f"    {row.name:<8} {row.matched:>8} of {row.total:>8}  {row.share:7.1%}")
-    rows = [row for row in reach_by_side(columns, iou, threshold, size) if row.total]
-    print(f"  by side at {size} px: " + ", ".join(f"{r.name} px {r.share:.0%}" for r in rows))
-    out = [f"{r.name} px ({r.total} boxes)" for r in rows if r.share < OUT_OF_REACH]
+            print(f"    {row.name:<8} {row.matched:>8} of {row.total:>8}  {row.recall:7.1%}")
+    rows = [row for row in prior_recall_by_side(columns, iou, threshold, size) if row.total]
+    print(f"  by side at {size} px: " + ", ".join(f"{r.name} px {r.recall:.0%}" for r in rows))
+    out = [f"{r.name} px ({r.total} boxes)" for r in rows if r.recall < LOW_RECALL]
     if out:
-        print(f"  out of reach, but for the one best prior of each box: {', '.join(out)}")
+        print(f"  hardly matched, but by the one best prior of each box: {', '.join(out)}")
 
 
 def print_anchors(columns: Columns, config: Config) -> None:
-    """Scales that reach more boxes than those of the configuration, with what they change."""
+    """Scales that fit the boxes better, beside those of the configuration, with the fit of both."""
     boxes, threshold = boxes_cxcywh(columns)[~columns.ignore], config.anchors.iou_threshold
     if not len(boxes):
         print("  no boxes to fit anchors to")
         return
     grid, now = build_grid(config)
     for name, scales in (("now", now), ("fitted", suggest_scales(boxes, grid, now, threshold))):
-        fit, words = fit_of(boxes, scales, grid, threshold), ",".join(f"{s:g}" for s in scales)
-        print(
-            f"  anchors {name}: {fit.share:.1%} of the boxes matched, mean of the best IoU", end=""
+        fit, words = (
+            evaluate_scales(boxes, scales, grid, threshold),
+            ",".join(f"{s:g}" for s in scales),
         )
-        print(f" {fit.mean:.3f}, with --set anchors.scales={words}")
+        print(
+            f"  anchors {name}: {fit.recall:.1%} of the boxes matched, mean of the best IoU", end=""
+        )
+        print(f" {fit.mean_iou:.3f}, with --set anchors.scales={words}")
 
 
 def print_findings(findings: Findings, strict: bool) -> bool:

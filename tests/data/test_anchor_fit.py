@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from src.config import get_config
-from src.data.anchor_fit import Grid, build_grid, fit_of, suggest_scales
+from src.data.anchor_fit import Grid, build_grid, evaluate_scales, suggest_scales
 
 ONE_CELL = Grid((1, 1), (64, 64), ((), ()), 64)  # two maps of one cell, squares only
 
@@ -17,19 +17,19 @@ def centred(*sides):
 
 def test_fit_by_hand():
     # Scales .2, .4, .8: squares of .2, sqrt(.2 * .4) = .2828, .4 and sqrt(.4 * .8) = .5657.
-    fit = fit_of(centred(0.2, 0.3, 0.1), (0.2, 0.4, 0.8), ONE_CELL)
+    fit = evaluate_scales(centred(0.2, 0.3, 0.1), (0.2, 0.4, 0.8), ONE_CELL)
     best = [1, 0.08 / 0.09, 0.01 / 0.04]
-    assert fit.share == pytest.approx(2 / 3)
-    assert fit.mean == pytest.approx(np.mean(best), rel=1e-5)
+    assert fit.recall == pytest.approx(2 / 3)
+    assert fit.mean_iou == pytest.approx(np.mean(best), rel=1e-5)
 
 
 def test_scales_move_to_the_boxes():
     boxes = centred(*[0.05] * 50, *[0.3] * 50)
     start = (0.2, 0.5, 1.0)
-    assert fit_of(boxes, start, ONE_CELL).share == 0.5
+    assert evaluate_scales(boxes, start, ONE_CELL).recall == 0.5
     found = suggest_scales(boxes, ONE_CELL, start)
-    assert fit_of(boxes, found, ONE_CELL).share == 1
-    assert fit_of(boxes, found, ONE_CELL).mean > 0.9
+    assert evaluate_scales(boxes, found, ONE_CELL).recall == 1
+    assert evaluate_scales(boxes, found, ONE_CELL).mean_iou > 0.9
     assert list(found) == sorted(found)
 
 
@@ -47,7 +47,7 @@ def test_scales_fit_the_network():
     found = suggest_scales(boxes, grid, now)
     assert len(found) == len(now) == 5
     assert all(0 < a < b <= 1.05 for a, b in zip(found, found[1:]))
-    assert fit_of(boxes, found, grid).share > fit_of(boxes, now, grid).share
+    assert evaluate_scales(boxes, found, grid).recall > evaluate_scales(boxes, now, grid).recall
     get_config("m2det_tiny", [f"anchors.scales={','.join(map(str, found))}"])
 
 

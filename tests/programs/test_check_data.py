@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""check_data.py: every planted fault is found; the reach of the priors is that of trying all."""
+"""check_data.py: every planted fault is found; the recall of the priors is that of trying all."""
 
 import json
 import os
@@ -252,7 +252,7 @@ def test_what_cannot_be_read_at_all_is_one_line(tmp_path, capsys, content, messa
     assert "Traceback" not in captured.err
 
 
-def test_reach_is_what_trying_every_prior_gives():
+def test_prior_recall_is_what_trying_every_prior_gives():
     config = get_config("m2det320_vgg16")
     priors, sizes = make_priors(config), map_sizes(config.model)
     rng = np.random.default_rng(0)
@@ -266,17 +266,17 @@ def test_reach_is_what_trying_every_prior_gives():
     np.testing.assert_allclose(found, iou_matrix(boxes, corners).max(axis=1), atol=1e-5)
 
 
-def test_reach_counts_by_size(tmp_path):
+def test_prior_recall_counts_by_size(tmp_path):
     rows = [(1, 3, [0, 0, 10, 10]), (1, 3, [0, 0, 40, 40]), (1, 3, [9, 9, 8, 8], 1)]
     data = load_data(write_coco(tmp_path, coco_content(boxes=rows)), "train")
     columns = columns_of(data)
     iou = np.array([0.4, 0.6, 0.9], np.float32)
-    small, medium, large = checks.reach_by_coco_size(columns, iou, 0.5)
-    assert (small.total, small.matched, small.share) == (1, 0, 0.0)  # the crowd does not count
+    small, medium, large = checks.prior_recall_by_coco_size(columns, iou, 0.5)
+    assert (small.total, small.matched, small.recall) == (1, 0, 0.0)  # the crowd does not count
     assert (medium.total, medium.matched) == (1, 1)
     assert large.total == 0
     # In an input of 240 pixels: 10 x 10 of 60 x 48 becomes 40 x 50, 40 x 40 becomes 160 x 200.
-    rows = checks.reach_by_side(columns, iou, 0.5, 240)
+    rows = checks.prior_recall_by_side(columns, iou, 0.5, 240)
     assert {row.name: row.total for row in rows if row.total} == {"32-64": 1, "128-256": 1}
 
 
