@@ -17,6 +17,7 @@ from src.detector import Detection, Detector
 from src.formats.checkpoint import Labels
 from src.inference.detector import ArrayDetector
 from src.inference.postprocess import PostProcessor
+from src.inference.views import ViewPlan
 from src.runtime.errors import M2DetError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +35,8 @@ def detector():
 
     labels = Labels(("cat", "dog"), (1, 2))
     post = PostProcessor(priors)
-    return Detector(ArrayDetector(network, post, 32, (0, 0, 0), labels, decoded=True), 0.5)
+    found = ArrayDetector(network, post, ViewPlan(32), (0, 0, 0), labels, decoded=True)
+    return Detector(found, 0.5)
 
 
 @pytest.fixture

@@ -127,10 +127,11 @@ def our_network(case: Case, folder: Path) -> Tuple[Any, Any]:
 
 def our_step(config: Any, net: Any) -> Any:
     """The training step that train.py compiles, at a learning rate of 1e-6."""
-    from src.training.builders import build_optimizer_for, build_step, prepare_network
+    from src.training.builders import build_step, prepare_network
+    from src.training.optimizers import build_optimizer
 
     prepare_network(config, net, world_size=1)
-    optimizer = build_optimizer_for(config, net, np.full(10_000, 1e-6))
+    optimizer = build_optimizer(net, np.full(10_000, 1e-6), config.optimizer)
     return build_step(config, net, optimizer, world_size=1, loss_scale=1.0)
 
 

@@ -54,6 +54,7 @@ def build_plan(config: Config) -> ViewPlan:
         test.flip,
         test.tile_px,
         test.tile_overlap,
+        test.merge,
     )
 
 
@@ -63,12 +64,10 @@ class ArrayDetector:
     Args:
         network: inputs (B, 3, S, S) -> loc (B, P, 4), logits (B, P, C), arrays of float32.
         postprocess: turns those into detections.
-        input_size: S.
+        plan: which views are taken of an image, and how their boxes are merged.
         mean_bgr: subtracted from the image.
         labels: what the classes are called.
-        plan: which views are taken of an image; the whole of it, once, by default.
         priors: of each other input size in the plan.
-        merge: "wbf" or "soft_nms", how the boxes of several sizes and flips are put together.
         decoded: the network gives boxes (B, P, 4), xyxy in [0, 1], and probabilities (B, P, C - 1)
             without the background, as `export.py --outputs boxes` writes them.
     """
@@ -77,25 +76,22 @@ class ArrayDetector:
         self,
         network: Network,
         postprocess: PostProcessor,
-        input_size: int,
+        plan: ViewPlan,
         mean_bgr: Sequence[float],
         labels: Labels,
-        plan: Optional[ViewPlan] = None,
         priors: Optional[Mapping[int, np.ndarray]] = None,
-        merge: str = "wbf",
         decoded: bool = False,
     ) -> None:
         self.network = network
         self.postprocessor = postprocess
         self.mean_bgr = mean_bgr
         self.labels = labels
-        self.plan = plan or ViewPlan(input_size)
-        self.merge = merge
+        self.plan = plan
         self.decoded = decoded
         self._by_size: Dict[int, PostProcessor] = {
             size: replace(postprocess, priors=table) for size, table in (priors or {}).items()
         }
-        self._by_size[input_size] = postprocess
+        self._by_size[plan.base_size] = postprocess
 
     @classmethod
     def from_checkpoint(
@@ -149,12 +145,10 @@ class ArrayDetector:
         return cls(
             network,
             build_postprocessor(config),
-            config.model.input_size,
+            build_plan(config),
             config.data.mean_bgr,
             labels,
-            build_plan(config),
             {size: build_priors(config, size) for size in config.test.multi_scale},
-            config.test.merge,
             decoded,
         )
 
@@ -234,7 +228,7 @@ class ArrayDetector:
             if all(len(own) <= 1 for own in views):
                 found = replace(found, image=owner[found.image])
                 return self.postprocessor.suppress(found, len(views))
-            return merge_views(found, flat, owner, sizes_px, self.postprocessor, self.merge)
+            return merge_views(found, flat, owner, sizes_px, self.postprocessor, self.plan.merge)
 
     def _decode(self, views: Sequence[View], outputs: Sequence[Outputs]) -> Candidates:
         """Candidates in pixels of their windows; `image` is the number of the view."""

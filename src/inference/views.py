@@ -42,7 +42,7 @@ class View:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Which views are taken of every image."""
+    """Which views are taken of every image, and how their boxes are merged."""
 
     base_size: int  # input the network was trained for
     sizes: Tuple[int, ...] = ()  # of the input, beside the trained one
@@ -50,6 +50,7 @@ class ViewPlan:
     flip: bool = False
     tile_px: int = 0  # side of the tiles; 0: none
     tile_overlap: float = 0.25
+    merge: str = "wbf"  # of the boxes of several sizes and flips; or "soft_nms"
 
     def views(self, width: int, height: int) -> List[View]:
         """The views of an image; the whole of it always, at every size, first.

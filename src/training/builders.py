@@ -31,7 +31,7 @@ from .network_setup import (
     synchronise_batch_norm,
     use_float16,
 )
-from .optimizers import FIRST_LOSS_SCALE, DynamicLossScale, Optimizer, build_optimizer
+from .optimizers import FIRST_LOSS_SCALE, DynamicLossScale, Optimizer
 from .train_step import Gradients, Step, TrainStep, Update
 from .validation import SplitScorer
 
@@ -88,22 +88,6 @@ def prepare_network(config: Config, model: nn.Cell, world_size: int) -> None:
     if not model.trainable_params():
         raise ConfigError("train.freeze_backbone, train.freeze_batch_norm: nothing left to train")
     fit_to_device(model)
-
-
-def build_optimizer_for(config: Config, model: nn.Cell, rates: np.ndarray) -> Optimizer:
-    """The configured optimiser over what can be trained in `model`."""
-    section = config.optimizer
-    return build_optimizer(
-        model,
-        rates,
-        section.momentum,
-        section.weight_decay,
-        section.dampening,
-        section.type,
-        section.beta2,
-        section.decay_bias_and_norm,
-        section.backbone_lr,
-    )
 
 
 def build_loss_scale(config: Config) -> Optional[DynamicLossScale]:

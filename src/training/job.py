@@ -13,9 +13,7 @@ import numpy as np
 from mindspore import nn
 
 from ..config import Config
-from ..data.coco_utils import load_data
-from ..data.records import DataError, DetectionData
-from ..evaluation.coco_metrics import category_ids_for
+from ..data.records import DetectionData
 from ..formats.checkpoint import Labels, load_weights, save_config
 from ..model import build_model
 from ..runtime.collectives import from_first_rank, share_weights
@@ -26,11 +24,11 @@ from ..runtime.terminal import ProgressBar, lines_beside_bar
 from . import builders as setup
 from .callback import Callback, CheckpointSaver, list_checkpoints
 from .ema import Ema
-from .optimizers import DynamicLossScale
+from .optimizers import DynamicLossScale, build_optimizer
 from .resume import DrawnSeed, Resumable, UsedFolder, load_fitting, refuse_used
 from .run_log import Bar, LogLines, Progress, RunLog, as_line, save_run, short_line
 from .trainer import BadSteps, Run, TrainingError, train
-from .validation import Evaluation
+from .validation import Evaluation, load_validation_data
 
 LOG = logging.getLogger("m2det.train")
 
@@ -154,7 +152,7 @@ class Job:
             LOG.warning("%s", warning)
         model = self.network()
         rates = setup.build_schedule(config, len(self.data.records), world_size)
-        optimizer = setup.build_optimizer_for(config, model, rates)
+        optimizer = build_optimizer(model, rates, config.optimizer)
         ema = Ema(list(model.get_parameters()), config.train.ema) if config.train.ema else None
         loss_scale = setup.build_loss_scale(config)
         val_data = self.validation_data()
@@ -233,27 +231,11 @@ class Job:
         return Evaluation(scorer, self.eval_interval, patience, weights, ema)
 
     def validation_data(self) -> Optional[DetectionData]:
-        """The split scored while training; an error only where `train.eval_epochs` is set."""
-        train_config = self.config.train
-        links = self.config.data.allow_links
+        """The split scored while training."""
         if not self.eval_interval:
             return None
-        try:
-            data = load_data(self.options.dataset_path, train_config.eval_split, allow_links=links)
-            category_ids_for(self.data.class_names, data)  # has it all classes?
-            if not data.annotated:
-                raise DataError(f"{data.annotation_path}: {data.split} has no annotations")
-        except DataError as error:
-            if train_config.eval_epochs:
-                raise
-            LOG.info("no scores in between: %s", error)
-            return None
-        shared = {r.path for r in self.data.records} & {r.path for r in data.records}
-        if shared and not train_config.eval_epochs:
-            text = "no scores in between: %d of the %d images of %s are trained on"
-            LOG.info(text, len(shared), len(data.records), data.split)
-            return None
-        return data
+        config, path = self.config, self.options.dataset_path
+        return load_validation_data(path, self.data, config.train, config.data.allow_links)
 
     def resume(self, state: Resumable) -> int:
         """The number of steps done before."""

@@ -13,6 +13,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from ..config import OptimizerConfig
+
 ADAM_EPSILON = 1e-8
 
 
@@ -81,7 +83,7 @@ class SGD(Optimizer):
     Args:
         parameters, decays, learning_rates, lr_factors: as `Optimizer`.
         momentum: coefficient of the velocity, as in torch.optim.SGD.
-        dampening: share of the gradient kept out of the velocity.
+        dampening: fraction of the gradient that does not enter the velocity.
     """
 
     def __init__(
@@ -191,33 +193,21 @@ def weight_decays(
 def build_optimizer(
     model: nn.Cell,
     learning_rates: Union[Sequence[float], np.ndarray],
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    dampening: float = 0.0,
-    kind: str = "SGD",
-    beta2: float = 0.999,
-    decay_bias_and_norm: bool = False,
-    backbone_lr: float = 1.0,
+    config: OptimizerConfig,
 ) -> Optimizer:
-    """SGD or AdamW; no weight decay on biases and BatchNorm (as in the model zoo).
+    """The configured optimiser over the trainable parameters of `model`.
 
-    Args:
-        model: its trainable parameters are optimised.
-        learning_rates: one per step of the whole run.
-        momentum: coefficient of SGD's momentum; of AdamW, its first beta.
-        weight_decay: L2 penalty of SGD, decoupled decay of AdamW.
-        dampening: share of the gradient kept out of the velocity.
-        kind: "SGD" or "AdamW".
-        beta2: of AdamW.
-        decay_bias_and_norm: weight decay on biases and BatchNorm, too.
-        backbone_lr: factor on the learning rates of what is called `backbone.`
+    `learning_rates` are one per step of the whole run. `backbone_lr` is a factor on those of
+    parameters called `backbone.`
     """
     parameters: List[Parameter] = model.trainable_params()
-    decays = weight_decays([p.name for p in parameters], weight_decay, decay_bias_and_norm)
-    factors = [backbone_lr if p.name.startswith("backbone.") else 1.0 for p in parameters]
-    if kind == "AdamW":
-        return AdamW(parameters, decays, learning_rates, momentum, beta2, lr_factors=factors)
-    return SGD(parameters, decays, learning_rates, momentum, dampening, lr_factors=factors)
+    names = [p.name for p in parameters]
+    decays = weight_decays(names, config.weight_decay, config.decay_bias_and_norm)
+    factors = [config.backbone_lr if name.startswith("backbone.") else 1.0 for name in names]
+    common = (parameters, decays, learning_rates, config.momentum)
+    if config.type == "AdamW":
+        return AdamW(*common, config.beta2, lr_factors=factors)
+    return SGD(*common, config.dampening, lr_factors=factors)
 
 
 FIRST_LOSS_SCALE = 65536.0

@@ -3,12 +3,15 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from ..data.records import DetectionData
-from ..evaluation.coco_metrics import coco_score
+from ..config import TrainConfig
+from ..data.coco_utils import load_data
+from ..data.records import DataError, DetectionData
+from ..evaluation.coco_metrics import category_ids_for, coco_score
 from ..evaluation.pipeline import detect_split, rank_indices
 from ..inference.detector import ArrayDetector
 from ..runtime.collectives import gather
@@ -193,6 +196,35 @@ class Evaluation(Callback):
                 self._saver.save_best(weights())
         if self.should_stop:
             LOG.info("no better AP than %.4f in %d scorings", self.best, self.without_better)
+
+
+def load_validation_data(
+    path: Path, data: DetectionData, config: TrainConfig, allow_links: bool
+) -> Optional[DetectionData]:
+    """The split `eval_split` of the data set at `path`, to score training on `data`.
+
+    None where it is missing, has no annotations or shares images with `data`, unless `eval_epochs`
+    asks for it.
+
+    Raises:
+        DataError: it is missing or unusable, and `eval_epochs` is set.
+    """
+    try:
+        found = load_data(path, config.eval_split, allow_links=allow_links)
+        category_ids_for(data.class_names, found)  # has it all classes?
+        if not found.annotated:
+            raise DataError(f"{found.annotation_path}: {found.split} has no annotations")
+    except DataError as error:
+        if config.eval_epochs:
+            raise
+        LOG.info("not scored during training: %s", error)
+        return None
+    shared = {r.path for r in data.records} & {r.path for r in found.records}
+    if shared and not config.eval_epochs:
+        text = "not scored during training: %d of the %d images of %s are trained on"
+        LOG.info(text, len(shared), len(found.records), found.split)
+        return None
+    return found
 
 
 def _words(numbers: Mapping[str, float]) -> str:

@@ -48,10 +48,9 @@ def detector(labels=("cat", "dog"), **plan):
     return ArrayDetector(
         network,
         PostProcessor(GRID),
-        64,
+        ViewPlan(64, **plan),
         (104, 117, 123),
         Labels(labels, (3, 7)),
-        ViewPlan(64, **plan),
     )
 
 

@@ -20,6 +20,7 @@ from src.model import build_model
 from src.priors import make_priors
 from src.training import builders, train_step
 from src.training.ema import Ema
+from src.training.optimizers import build_optimizer
 from src.utils import set_seed, setup_device
 
 
@@ -64,7 +65,7 @@ def make_step(config: Config, world_size: int) -> builders.Step:
     model = build_model(config)
     builders.prepare_network(config, model, world_size)
     rates = np.full(9, 1e-3, np.float32)
-    optimizer = builders.build_optimizer_for(config, model, rates)
+    optimizer = build_optimizer(model, rates, config.optimizer)
     average = Ema(list(model.get_parameters()), config.train.ema) if config.train.ema else None
     return builders.build_step(config, model, optimizer, world_size, 1.0, average)
 

@@ -24,7 +24,7 @@ def test_prepares_the_image_and_answers_in_its_pixels():
         logits = np.array([[[0, 0, 9], [0, 8, 0]]], np.float32)
         return np.zeros((1, 2, 4), np.float32), logits
 
-    detector = ArrayDetector(network, PostProcessor(priors), 32, MEAN, LABELS)
+    detector = ArrayDetector(network, PostProcessor(priors), ViewPlan(32), MEAN, LABELS)
     found = detector(np.full((100, 200, 3), 200, np.uint8))
     np.testing.assert_allclose(found.boxes_px, [[80, 30, 120, 70], [10, 10, 30, 30]], rtol=1e-5)
     assert found.labels.tolist() == [2, 1]
@@ -59,7 +59,7 @@ def spotted(width, height, *spots):
 def detector(**plan):
     priors = {size: grid().astype(np.float32) for size in plan.get("sizes", ())}
     post = PostProcessor(grid().astype(np.float32))
-    return ArrayDetector(bright_spot, post, 64, MEAN, LABELS, ViewPlan(64, **plan), priors)
+    return ArrayDetector(bright_spot, post, ViewPlan(64, **plan), MEAN, LABELS, priors)
 
 
 @pytest.mark.parametrize("plan", [{}, {"flip": True}, {"sizes": (48, 64, 96)}])

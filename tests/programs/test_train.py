@@ -177,8 +177,8 @@ def test_dry_run(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("split", "said"),
     [
-        ("train", "no scores in between: {data}: no split 'val'"),
-        ("val", "no scores in between: 4 of the 4 images of val2017 are trained on"),
+        ("train", "not scored during training: {data}: no split 'val'"),
+        ("val", "not scored during training: 4 of the 4 images of val2017 are trained on"),
     ],
 )
 def test_scores_that_are_not_insisted_on(split, said, data, tmp_path, caplog):

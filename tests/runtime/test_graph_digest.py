@@ -14,7 +14,8 @@ from mindspore import Parameter, Tensor, nn
 from src.config import PRESETS, get_config
 from src.model import build_model
 from src.runtime.graph_cache.graph_digest import Unknown, graph_digest
-from src.training.builders import build_optimizer_for, build_schedule, build_step, prepare_network
+from src.training.builders import build_schedule, build_step, prepare_network
+from src.training.optimizers import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("device")
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ def step_digest(*overrides, images=10, preset="m2det_tiny"):
     config = get_config(preset, (*SMALL, *overrides))
     model = build_model(config)
     prepare_network(config, model, 1)
-    optimizer = build_optimizer_for(config, model, build_schedule(config, images, 1))
+    optimizer = build_optimizer(model, build_schedule(config, images, 1), config.optimizer)
     return graph_digest(build_step(config, model, optimizer, 1, 1.0)._step.cell, [])
 
 

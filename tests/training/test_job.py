@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which split a run scores in between, without a network."""
+"""Which split a run scores during training, without a network."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import pytest
 
 from src.config import Config, override
 from src.data.records import DataError, DetectionData, ImageRecord
-from src.training import job
+from src.training import validation
 from src.training.job import Job, RunOptions
 
 
@@ -24,7 +24,7 @@ VAL = split("val", ["c"])
 
 
 def chosen(monkeypatch, tmp_path, val, *settings):
-    monkeypatch.setattr(job, "load_data", lambda *args, **options: val)
+    monkeypatch.setattr(validation, "load_data", lambda *args, **options: val)
     config = override(Config(), settings)
     return Job(config, TRAIN, RunOptions(tmp_path, tmp_path), 0, 1, None).validation_data()
 
@@ -46,7 +46,7 @@ def test_one_that_cannot_be_scored_ends_no_run_that_does_not_insist(
 ):
     with caplog.at_level("INFO"):
         assert chosen(monkeypatch, tmp_path, val) is None
-    assert f"no scores in between: {said}" in caplog.text
+    assert f"not scored during training: {said}" in caplog.text
     with pytest.raises(DataError, match=said):
         chosen(monkeypatch, tmp_path, val, "train.eval_epochs=1")
 

@@ -10,6 +10,7 @@ import torch
 from networks import arrays, golden_network, images_for, pair
 from rounding import assert_within, in_float64_and_spread
 
+from src.config import OptimizerConfig
 from src.formats.pytorch_keys import Layout
 from src.loss import ModelWithLoss, MultiBoxLoss
 from src.training.optimizers import build_optimizer
@@ -35,7 +36,7 @@ def batch_for(reference, batch=2):
 
 def run_steps(net, batch, num_classes=81):
     """Three steps of SGD with clipping; per step (loc loss, conf loss, gradient norm)."""
-    optimizer = build_optimizer(net, [1e-3] * 3, momentum=0.9)
+    optimizer = build_optimizer(net, [1e-3] * 3, OptimizerConfig(momentum=0.9, weight_decay=0))
     with_loss = ModelWithLoss(net, MultiBoxLoss(num_classes))
     update = Update(optimizer, clip_grad_norm=4.0)
     step = TrainStep(Gradients(with_loss, update), update)
