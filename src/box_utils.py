@@ -130,6 +130,7 @@ def match(
     labels: np.ndarray,
     priors: Union[np.ndarray, PreparedPriors],
     iou_threshold: float = 0.5,
+    dynamic_k: int = 0,
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Training targets of one image, matched the SSD way.
 
@@ -137,11 +138,16 @@ def match(
     `iou_threshold`. Beyond that, each ground truth keeps its best prior (the first of equals),
     whatever the IoU; where two claim the same prior the later one has it.
 
+    With `dynamic_k` a ground truth is matched, instead of by the threshold, to as many of its best
+    priors as its `dynamic_k` greatest IoUs add up to (as in OTA, Ge et al., 2021, section 3.3, with
+    the IoU of the prior in place of that of the prediction).
+
     Args:
         boxes_xyxy: (G, 4) corners in the unit of the priors; G may be 0. Drop empty boxes before.
         labels: (G,) whole numbers from 1; 0 is the background.
         priors: (P, 4) `cxcywh`, or the result of `prepare_priors`, which is faster for many images.
         iou_threshold: least IoU of a match.
+        dynamic_k: 0, or how many IoUs are added up.
 
     Returns:
         (P, 4) float32 encoded boxes, 0 where the prior is background, and (P,) int32 labels.
@@ -152,7 +158,10 @@ def match(
     """
     prepared = priors if isinstance(priors, PreparedPriors) else prepare_priors(priors)
     boxes, labels = _check_truths(boxes_xyxy, labels)
-    owner = _assign(boxes, prepared, iou_threshold)
+    if dynamic_k:
+        owner = _assign_dynamic(boxes, prepared.cxcywh, dynamic_k)
+    else:
+        owner = _assign(boxes, prepared, iou_threshold)
     loc = np.zeros_like(prepared.cxcywh)
     targets = np.zeros(len(loc), np.int32)
     positive = np.flatnonzero(owner >= 0)
@@ -203,6 +212,23 @@ def _assign(boxes: np.ndarray, priors: PreparedPriors, threshold: float) -> np.n
     order = np.lexsort((-row, iou))
     owner[prior[order]] = row[order]
     owner[forced] = np.arange(len(boxes))
+    return owner
+
+
+def _assign_dynamic(boxes: np.ndarray, priors_cxcywh: np.ndarray, most: int) -> np.ndarray:
+    """(P,) int64: the ground truth of each prior, -1 for none."""
+    owner = np.full(len(priors_cxcywh), -1, np.int64)
+    if not len(boxes):
+        return owner
+    iou = iou_matrix(boxes, cxcywh_to_xyxy(priors_cxcywh))
+    ranked = np.argsort(-iou, axis=1, kind="stable")[:, :most]
+    best = np.take_along_axis(iou, ranked, axis=1)
+    wanted = np.maximum(best.sum(axis=1).astype(np.int64), 1)
+    row, place = np.nonzero(np.arange(ranked.shape[1]) < wanted[:, None])
+    # of several values set for one prior the last stays: greatest IoU, then the first box
+    order = np.lexsort((-row, best[row, place]))
+    owner[ranked[row, place][order]] = row[order]
+    owner[ranked[:, 0]] = np.arange(len(boxes))
     return owner
 
 

@@ -77,6 +77,27 @@ class AnchorConfig:
     iou_threshold: float = setting(
         0.5, "a prior above it is matched to its best ground truth", most=1, above=0
     )
+    dynamic_k: int = setting(
+        0,
+        "not 0: match to each box as many priors as its k greatest IoUs add up to, as OTA does",
+        0,
+        500,
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The multibox loss. Defaults are SSD's, as in the paper."""
+
+    box: str = setting(
+        "smooth_l1",
+        "regression loss: smooth L1 of the offsets, or 1 - GIoU of the boxes",
+        choices=("smooth_l1", "giou"),
+    )
+    box_weight: float = setting(1.0, "factor on the regression loss", 0, 1000)
+    quality: bool = setting(
+        False, "the score of a positive learns the IoU of its predicted box instead of 1"
+    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +176,11 @@ class DataConfig:
     vertical_flip: bool = setting(
         False, "for images without up and down: from microscopes, from the air"
     )
+    color_jitter: float = setting(
+        1.0, "factor on the ranges of brightness, contrast, hue and saturation", 0, 2
+    )
     mosaic: float = setting(0.0, "probability of a training image made of four", 0, 1)
+    mosaic_until: float = setting(1.0, "fraction of the run after which there is none", 0, 1)
     mixup: float = setting(0.0, "probability of a training image blended with another", 0, 1)
     multi_scale: Tuple[int, ...] = setting(
         (), "input sizes to take turns; each is compiled once", 64, _LARGEST_INPUT, count=(0, 32)
@@ -222,6 +247,7 @@ class Config:
 
     model: ModelConfig = ModelConfig()
     anchors: AnchorConfig = AnchorConfig()
+    loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
     test: TestConfig = TestConfig()

@@ -9,17 +9,26 @@ from typing import Tuple
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from .box_utils import VARIANCES
+from .config import LossConfig
 from .runtime.collectives import MeanOverRanks
 from .runtime.gpu.workarounds import sortable
+
+_LARGEST_LOG = 4.0  # of a side over the prior's: exp stays finite
+_DEFAULT = LossConfig()
 
 
 class MultiBoxLoss(nn.Cell):
     """Smooth-L1 on the positives, softmax cross-entropy on them and the hardest negatives.
 
-    SSD (Liu et al., 2016, section 2.2) as in the official layers/modules/multibox_loss.py.
+    SSD (Liu et al., 2016, section 2.2) as in the official layers/modules/multibox_loss.py. By
+    option, GIoU in place of smooth-L1 (Rezatofighi et al., 2019), and scores that learn the IoU of
+    the predicted box, the rest of 1 being the background's (after Li et al., Generalized Focal
+    Loss, 2020, for a softmax).
 
     Args:
         num_classes: C, background included.
+        config: the options.
         neg_pos_ratio: negatives mined per positive, in each image.
         empty_image_negatives: negatives mined in an image without positives (the original: 0).
         world_size: number of ranks the number of positives is averaged over, so that the mean of
@@ -29,12 +38,15 @@ class MultiBoxLoss(nn.Cell):
     def __init__(
         self,
         num_classes: int,
+        config: LossConfig = _DEFAULT,
         neg_pos_ratio: int = 3,
         empty_image_negatives: int = 0,
         world_size: int = 1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.giou, self.quality = config.box == "giou", config.quality
+        self.box_weight = config.box_weight
         self.neg_pos_ratio = neg_pos_ratio
         self.empty_image_negatives = empty_image_negatives
         self.mean_over_ranks = MeanOverRanks(world_size)
@@ -59,9 +71,14 @@ class MultiBoxLoss(nn.Cell):
         positive = label_targets > 0
         cross_entropy = self._cross_entropy(logits, label_targets)
         chosen = ops.logical_or(positive, self._mine(cross_entropy, positive))
-        loc_error = ops.smooth_l1_loss(loc, loc_targets, beta=1.0, reduction="none").sum(-1)
+        if self.quality:
+            cross_entropy = cross_entropy + self._background_part(
+                logits, label_targets, iou_and_giou(loc, loc_targets)[0]
+            )
         zero = ops.zeros_like(cross_entropy)
-        loc_loss = ops.select(positive, loc_error, zero).sum()
+        loc_loss = (
+            self.box_weight * ops.select(positive, self._box_error(loc, loc_targets), zero).sum()
+        )
         conf_loss = ops.select(chosen, cross_entropy, zero).sum()
         positives = self.mean_over_ranks(positive.astype(ms.float32).sum())
         divisor = ops.stop_gradient(ops.maximum(positives, 1.0))
@@ -72,6 +89,17 @@ class MultiBoxLoss(nn.Cell):
         shifted = logits - ops.stop_gradient(logits.max(-1, keepdims=True))
         own = ops.gather_elements(shifted, 2, labels.expand_dims(-1)).squeeze(-1)
         return ops.log(ops.exp(shifted).sum(-1)) - own
+
+    def _background_part(self, logits: Tensor, labels: Tensor, iou: Tensor) -> Tensor:
+        """(B, P), added to the cross-entropy: targets of `iou`, the rest for the background."""
+        own = ops.gather_elements(logits, 2, labels.expand_dims(-1)).squeeze(-1)
+        return ops.stop_gradient(1.0 - iou) * (own - logits[..., 0])
+
+    def _box_error(self, loc: Tensor, loc_targets: Tensor) -> Tensor:
+        """(B, P), whatever the label."""
+        if self.giou:
+            return 1.0 - iou_and_giou(loc, loc_targets)[1]
+        return ops.smooth_l1_loss(loc, loc_targets, beta=1.0, reduction="none").sum(-1)
 
     def _mine(self, cross_entropy: Tensor, positive: Tensor) -> Tensor:
         """(B, P) bool: the negatives with the largest loss, a fixed ratio to the positives.
@@ -90,6 +118,28 @@ class MultiBoxLoss(nn.Cell):
         empty = ops.full_like(wanted, self.empty_image_negatives)
         wanted = ops.select(positives > 0, wanted, empty)
         return ops.logical_and(rank < wanted, ops.logical_not(positive))
+
+
+def iou_and_giou(a: Tensor, b: Tensor) -> Tuple[Tensor, Tensor]:
+    """IoU and GIoU (Rezatofighi et al., 2019) of boxes encoded by one prior: (..., 4) to (...).
+
+    Neither changes when both boxes are moved or stretched alike, so the prior may be a unit square.
+    """
+    a_low, a_high, a_size = _corners(a)
+    b_low, b_high, b_size = _corners(b)
+    overlap = ops.maximum(ops.minimum(a_high, b_high) - ops.maximum(a_low, b_low), 0.0)
+    hull = ops.maximum(a_high, b_high) - ops.minimum(a_low, b_low)
+    inter, enclosing = overlap[..., 0] * overlap[..., 1], hull[..., 0] * hull[..., 1]
+    union = a_size[..., 0] * a_size[..., 1] + b_size[..., 0] * b_size[..., 1] - inter
+    iou = inter / union
+    return iou, iou - (enclosing - union) / enclosing
+
+
+def _corners(loc: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Corners and sides of encoded boxes, each (..., 2), for a prior of side 1 at the origin."""
+    size = ops.exp(ops.minimum(VARIANCES[1] * loc[..., 2:], _LARGEST_LOG))
+    centre = VARIANCES[0] * loc[..., :2]
+    return centre - size / 2, centre + size / 2, size
 
 
 class ModelWithLoss(nn.Cell):

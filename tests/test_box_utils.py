@@ -233,3 +233,42 @@ def test_match_equals_the_official_code(size, case):
     np.testing.assert_allclose(
         loc[labels > 0], data[f"{case}_loc_of_positives"], rtol=1e-4, atol=1e-5
     )
+
+
+def naive_dynamic_labels(boxes, labels, priors, most):
+    """By plain loops: each box wants as many priors as its greatest IoUs add up to."""
+    corners = [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for x, y, w, h in np.float32(priors)]
+    table = [[naive_iou(box, corner) for corner in corners] for box in boxes]
+    taken = {}
+    for g, row in enumerate(table):
+        ranked = sorted(range(len(priors)), key=lambda p: -row[p])[:most]
+        for p in ranked[: max(int(sum(row[p] for p in ranked)), 1)]:
+            if p not in taken or table[taken[p]][p] < row[p]:
+                taken[p] = g
+    for g, row in enumerate(table):
+        taken[row.index(max(row))] = g
+    return [labels[taken[p]] if p in taken else 0 for p in range(len(priors))]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dynamic_matching_equals_plain_loops(seed):
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, 0.8, (5, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0.02, 0.5, (5, 2))], axis=1).astype(np.float32)
+    labels, priors = np.arange(1, 6), grid_priors()
+    loc, target = box_utils.match(boxes, labels, priors, dynamic_k=20)
+    assert target.tolist() == naive_dynamic_labels(boxes, labels, priors, 20)
+    found = np.flatnonzero(target)
+    np.testing.assert_allclose(
+        box_utils.decode(loc, priors)[found], boxes[target[found] - 1], atol=1e-5
+    )
+
+
+def test_dynamic_matching_by_hand():
+    """A box on four equal priors wants four; one that hardly fits has its best."""
+    priors = np.array([[0.5, 0.5, 0.4, 0.4]] * 4 + [[0.1, 0.1, 0.1, 0.1]], np.float32)
+    boxes = np.array([[0.3, 0.3, 0.7, 0.7], [0.06, 0.06, 0.08, 0.08]], np.float32)
+    _, target = box_utils.match(boxes, np.array([1, 2]), priors, dynamic_k=5)
+    assert target.tolist() == [1, 1, 1, 1, 2]
+    _, target = box_utils.match(boxes[:0], np.zeros(0, int), priors, dynamic_k=5)
+    assert not target.any()

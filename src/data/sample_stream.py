@@ -17,12 +17,13 @@ import cv2
 import numpy as np
 
 from ..box_utils import PreparedPriors, match, prepare_priors
-from ..config import DataConfig
+from ..config import AnchorConfig, DataConfig
 from . import transforms
 from .images import read_image
 from .records import DataError, DetectionData, ImageError, ImageRecord
 
 logger = logging.getLogger(__name__)
+_DEFAULT = AnchorConfig()
 _SCALE = 0x5CA1E  # separates the random generator of input sizes from those of images
 
 
@@ -99,7 +100,7 @@ class SampleStream:
         shard: which samples.
         seed: order and augmentation follow from it; None: from chance.
         shuffled: a new order in every epoch, or that of the data set.
-        iou_threshold: of the matching.
+        matching: of priors and ground truth.
         raw: leave images as uint8, for the step to subtract the mean.
 
     Raises:
@@ -115,7 +116,7 @@ class SampleStream:
         *,
         seed: Optional[int] = None,
         shuffled: bool = True,
-        iou_threshold: float = 0.5,
+        matching: AnchorConfig = _DEFAULT,
         raw: bool = False,
     ) -> None:
         if not len(data.records):
@@ -124,7 +125,8 @@ class SampleStream:
         self.scales = [(size, prepare_priors(table)) for size, table in sorted(priors.items())]
         self.config, self.shard = config, shard
         self.seed = seed % 2**64 if seed is not None else secrets.randbits(63)
-        self.shuffled, self.iou_threshold, self.raw = shuffled, iou_threshold, raw
+        self.shuffled, self.raw = shuffled, raw
+        self.matching = matching
         self._order: Tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def __len__(self) -> int:
@@ -166,27 +168,31 @@ class SampleStream:
         limit_threads()
         number = int(number)
         position, count = self.shard.position(number), len(self.reader.records)
+        in_fours = self.config.mosaic
+        if self.shard.step(number) >= self.config.mosaic_until * self.shard.total_steps:
+            in_fours = 0.0
         for offset in range(2 * count):  # holds one epoch from end to end
             epoch, place = divmod(position + offset, count)
             index = int(self.order(epoch)[place])
-            sample = self._sample(index, epoch, *self.scales[self.scale(number)])
+            sample = self._sample(index, epoch, in_fours, *self.scales[self.scale(number)])
             if sample is not None:
                 return sample
         raise DataError(f"{self.reader.records[0].path}: none of the {count} images can be read")
 
     def _sample(
-        self, index: int, epoch: int, size: int, priors: PreparedPriors
+        self, index: int, epoch: int, in_fours: float, size: int, priors: PreparedPriors
     ) -> Optional[Tuple[np.ndarray, ...]]:
         rng = np.random.default_rng([self.seed, epoch, index])
-        made = self._augmented(index, rng, size)
+        made = self._augmented(index, rng, size, in_fours)
         # No random number is drawn where an option is off, so that the other samples do not change.
         if made is not None and self.config.mixup and rng.random() < self.config.mixup:
-            other = self._augmented(self._another(rng), rng, size)
+            other = self._augmented(self._another(rng), rng, size, in_fours)
             made = transforms.mixup(made, other, rng) if other is not None else made
         if made is None:
             return None
         image, boxes, labels = made
-        loc, label = match(boxes / np.float32(size), labels, priors, self.iou_threshold)
+        rule = self.matching.iou_threshold, self.matching.dynamic_k
+        loc, label = match(boxes / np.float32(size), labels, priors, *rule)
         if self.raw:
             pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
         else:
@@ -194,11 +200,11 @@ class SampleStream:
         return pixels, loc, label, np.array(index, np.int32)
 
     def _augmented(
-        self, index: int, rng: np.random.Generator, size: int
+        self, index: int, rng: np.random.Generator, size: int, in_fours: float
     ) -> Optional[transforms.Sample]:
-        """One image, or four of them, augmented; None if it cannot be read."""
+        """One image, or with probability `in_fours` four, augmented; None if it cannot be read."""
         made = self._plain(index)
-        if made is not None and self.config.mosaic and rng.random() < self.config.mosaic:
+        if made is not None and in_fours and rng.random() < in_fours:
             parts = [made, *(self._plain(self._another(rng)) for _ in range(3))]
             readable = [part for part in parts if part is not None]
             if len(readable) == 4:

@@ -46,19 +46,23 @@ INTERPOLATIONS = (
 Sample = Tuple[np.ndarray, np.ndarray, np.ndarray]  # image, boxes, labels
 
 
-def distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def distort(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
     """Brightness, contrast, hue and saturation, each with probability 1/2.
 
-    Every step maps one 8-bit value to another, so each pair is one look-up table.
+    `strength` is a factor on SSD's ranges. Every step maps one 8-bit value to another, so each
+    pair is one look-up table.
     """
     levels = np.arange(256, dtype=np.float32)
     if rng.random() < 0.5:
-        levels = np.clip(levels + rng.uniform(-BRIGHTNESS, BRIGHTNESS), 0, 255)
+        levels = np.clip(
+            levels + rng.uniform(-BRIGHTNESS * strength, BRIGHTNESS * strength), 0, 255
+        )
     if rng.random() < 0.5:
-        levels = np.clip(levels * rng.uniform(*CONTRAST), 0, 255)
+        levels = np.clip(levels * rng.uniform(*_around_1(CONTRAST, strength)), 0, 255)
     image = cv2.LUT(image, levels.astype(np.uint8))
-    hue = int(rng.integers(-HUE, HUE + 1)) if rng.random() < 0.5 else 0
-    saturation = rng.uniform(*SATURATION) if rng.random() < 0.5 else 1.0
+    most = round(HUE * strength)
+    hue = int(rng.integers(-most, most + 1)) if rng.random() < 0.5 else 0
+    saturation = rng.uniform(*_around_1(SATURATION, strength)) if rng.random() < 0.5 else 1.0
     if hue == 0 and saturation == 1.0:
         return image
     table = np.empty((1, 256, 3), np.uint8)
@@ -66,6 +70,12 @@ def distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     table[0, :, 1] = np.clip(np.arange(256) * saturation, 0, 255)
     table[0, :, 2] = np.arange(256)
     return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table), cv2.COLOR_HSV2BGR)
+
+
+def _around_1(ends: Tuple[float, float], strength: float) -> Tuple[float, float]:
+    """A range of factors with its ends `strength` times as far from 1, and above 0."""
+    low, high = (1 + strength * (end - 1) for end in ends)
+    return max(low, 0.05), high
 
 
 def crop(
@@ -238,7 +248,9 @@ def augment(
     large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) > SMALLEST_SIDE * size
     if len(boxes_px) and not large.any():
         return (*resize(image, boxes_px, (size, size), interpolation), labels)
-    small, boxes = paste(distort(small, rng), boxes[large], (x1, y1), size, config.mean_bgr)
+    small, boxes = paste(
+        distort(small, rng, config.color_jitter), boxes[large], (x1, y1), size, config.mean_bgr
+    )
     sample = mirror(small, boxes, kept[large], rng)
     return mirror(*sample, rng, upside_down=True) if config.vertical_flip else sample
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..box_utils import cxcywh_to_xyxy, match
+from ..config import AnchorConfig
 from .detections import colour_of, draw_detections, scaled
 from .text import text_size, write_text
 
@@ -79,7 +80,7 @@ def draw_matches(
     boxes: np.ndarray,
     labels: np.ndarray,
     priors: np.ndarray,
-    iou_threshold: float,
+    matching: AnchorConfig,
     class_names: Sequence[str],
     sizes: Sequence[int],
     per_cell: Sequence[int],
@@ -94,13 +95,14 @@ def draw_matches(
         boxes: (G, 4) xyxy as shares of the image; G at least 1.
         labels: (G,) from 1.
         priors: of all maps.
-        iou_threshold: of `match`.
+        matching: of priors and objects.
         class_names: name of each label.
         sizes: cells a side of each map.
         per_cell: priors in a cell of each map.
     """
     # Each ground truth as its own class, so that the targets tell which of them a prior has.
-    _, target = match(boxes.astype(np.float32), np.arange(1, len(boxes) + 1), priors, iou_threshold)
+    rule = matching.iou_threshold, matching.dynamic_k
+    _, target = match(boxes.astype(np.float32), np.arange(1, len(boxes) + 1), priors, *rule)
     corners = cxcywh_to_xyxy(priors)
     whole = scaled(image, SIDE_PX)
     numbers = np.arange(1, len(boxes) + 1)  # a colour for each object, not for each class

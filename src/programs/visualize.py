@@ -71,7 +71,7 @@ def matches(config: Config, args: argparse.Namespace) -> np.ndarray:
         boxes,
         record.labels[counted],
         make_priors(config),
-        config.anchors.iou_threshold,
+        config.anchors,
         data.class_names,
         *_maps(config),
     )

@@ -109,6 +109,7 @@ def build_step(
     """The network with its loss and update, in training mode."""
     criterion = MultiBoxLoss(
         config.model.num_classes,
+        config.loss,
         empty_image_negatives=config.train.empty_image_negatives,
         world_size=world_size,
     )
@@ -147,7 +148,7 @@ def build_batches(
         Shard(train.per_batch_size * train.accumulate, total, start, rank, world_size),
         seed=unseeded if seed is None else seed,
         shuffled=seed is not None,
-        iou_threshold=config.anchors.iou_threshold,
+        matching=config.anchors,
         raw=True,
     )
     return batches(build_train_dataset(stream, train.num_workers))
@@ -160,6 +161,7 @@ def build_fingerprint(config: Config, data: DetectionData, world_size: int) -> D
     return {
         "model": network,
         "anchors": asdict(config.anchors),
+        "loss": asdict(config.loss),
         "data": {"mean_bgr": config.data.mean_bgr, "multi_scale": config.data.multi_scale},
         "classes": list(data.class_names),
         "world_size": world_size,

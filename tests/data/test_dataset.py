@@ -272,6 +272,18 @@ def test_extras_are_off_by_default_and_leave_order_and_determinism_alone(tmp_pat
         assert any(own)
 
 
+def test_mosaic_ends_where_it_is_told_to(tmp_path):
+    """Of 14 steps of two images, the last seven are those of a run without mosaic."""
+    data = make_data(tmp_path)
+    plain, whole, half = (
+        [stream(data, DataConfig(mosaic=share, mosaic_until=until))[i][0] for i in range(28)]
+        for share, until in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.5))
+    )
+    for i in range(28):
+        np.testing.assert_array_equal(half[i], whole[i] if i < 14 else plain[i])
+        assert (whole[i] != plain[i]).any()
+
+
 def test_mosaic_with_an_unreadable_part_uses_the_image_alone(tmp_path):
     data = make_data(tmp_path, count=3, broken=(1, 2))
     source = stream(data, DataConfig(mosaic=1.0, mixup=1.0))

@@ -352,3 +352,17 @@ def test_augment_crops_the_share_asked_for():
     assert cropped[0.0] == 0
     assert 0.6 < cropped[1.0] < 1  # some modes leave the image whole
     assert abs(cropped[0.25] - 0.25 * cropped[1.0]) < 0.08
+
+
+def test_colours_change_more_with_more_jitter_and_not_at_all_without():
+    grey = np.full((4, 4, 3), (90, 120, 150), np.uint8)
+
+    def moved(strength):
+        changes = [
+            np.abs(transforms.distort(grey, np.random.default_rng(s), strength).astype(int) - grey)
+            for s in range(300)
+        ]
+        return np.mean(changes)
+
+    assert moved(0.0) <= 1  # to HSV and back is not exact
+    assert moved(0.5) < moved(1.0) < moved(1.6)

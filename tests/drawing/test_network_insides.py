@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import visualize
-from src.config import get_config
+from src.config import AnchorConfig, get_config
 from src.drawing.detections import colour_of
 from src.drawing.network_insides import (
     CAPTION_PX,
@@ -61,7 +61,9 @@ def test_matches_show_the_priors_of_each_object_by_map():
     priors = np.array([[0.25, 0.25, 0.4, 0.4], [0.7, 0.75, 0.4, 0.3]], np.float32)
     boxes = np.array([[0.05, 0.05, 0.5, 0.45], [0.5, 0.55, 0.9, 0.95]])
     names = ("cat", "dog")
-    sheet = draw_matches(GREY, boxes, np.array([2, 2]), priors, 0.5, names, [1, 1], [1, 1])
+    sheet = draw_matches(
+        GREY, boxes, np.array([2, 2]), priors, AnchorConfig(), names, [1, 1], [1, 1]
+    )
     assert sheet.shape[1] == 3 * STEP_X  # the objects, and two maps
     whole, first, second = (part(sheet, 0, column) for column in range(3))
     y = round(0.25 * (TALL - 1))
