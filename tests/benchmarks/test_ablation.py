@@ -44,3 +44,17 @@ def test_a_run_that_fails_names_its_log(tmp_path):
     words = ["--dataset_path", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
     with pytest.raises(OSError, match=r"train\.py failed; see .*the_recipe.log\.txt"):
         ablation.main([*words, "--only", "no such choice"])
+
+
+def test_the_table_has_means_over_seeds(tmp_path, capsys):
+    values = {"the_recipe": 0.5, "the_recipe_seed1": 0.3, "SGD": 0.2, "SGD_seed1": 0.3}
+    for folder, score in values.items():
+        (tmp_path / folder / "run").mkdir(parents=True)
+        text = json.dumps(dict.fromkeys(ablation.SCORES, score))
+        (tmp_path / folder / "run" / "metrics.json").write_text(text)
+    words = ["--dataset_path", "none", "--output", str(tmp_path), "--only", "SGD", "--seeds", "2"]
+    ablation.main(words)
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| the recipe | 0.400 | 0.400 | 0.400 | +0.000 |",
+        "| SGD | 0.250 | 0.250 | 0.250 | -0.150 |",
+    ]
