@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """M2Det for MindSpore.
 
-What happens on import, because it must come before MindSpore's and every program, test and
-notebook that uses the project passes here: a setting of oneDNN, only where it is needed; and
-MindSpore, whose warnings would drown everything else, shows errors only, unless GLOG_v asks for
-more.
+Every program, test and notebook imports this package before MindSpore, so two settings are made
+here: oneDNN's instruction set, where a release needs it, and MindSpore's log level, whose warnings
+would drown everything else: errors only, unless GLOG_v asks for more.
 """
 
 import os

@@ -62,7 +62,7 @@ class AnchorConfig:
     """Prior boxes. Empty: the table of the input size, or a derived one (`src/priors.py`)."""
 
     scales: Tuple[float, ...] = setting(
-        (), "one per feature map and one more, as a share of the input side", most=10, above=0
+        (), "one per feature map and one more, as a fraction of the input side", most=10, above=0
     )
     steps: Tuple[float, ...] = setting(
         (), "pixels between two cells of each feature map", most=_LARGEST_INPUT, above=0
@@ -119,7 +119,7 @@ class TrainConfig:
     num_workers: int = setting(3, "processes or threads that read images", 1, 512)
     schedule: str = setting("step", "how the learning rate falls", choices=("step", "cosine"))
     empty_image_negatives: int = setting(
-        3, "mined from an image without boxes; official 0", 0, _MANY
+        3, "hard negatives mined from an image without boxes; official 0", 0, _MANY
     )
     save_epochs: int = setting(1, "a checkpoint every so many epochs, and one at the end", 1, _MANY)
     save_steps: int = setting(0, "and one every so many steps; 0: none", 0, MOST_STEPS)
@@ -167,10 +167,10 @@ class DataConfig:
         True, "false: images are only resized, and no box is too small to train on"
     )
     random_interpolation: bool = setting(
-        False, "one of five for each image, as in the official code"
+        False, "one of five methods for each image, as in the official code"
     )
     max_expand_ratio: float = setting(
-        4.0, "sides of the image the canvas around it may have", 1, 16
+        4.0, "largest side of the expanded canvas, in sides of the image", 1, 16
     )
     crop_prob: float = setting(1.0, "probability that the random crop is tried", 0, 1)
     vertical_flip: bool = setting(
@@ -183,7 +183,7 @@ class DataConfig:
     mosaic_until: float = setting(1.0, "fraction of the run after which there is none", 0, 1)
     mixup: float = setting(0.0, "probability of a training image blended with another", 0, 1)
     multi_scale: Tuple[int, ...] = setting(
-        (), "input sizes to take turns; each is compiled once", 64, _LARGEST_INPUT, count=(0, 32)
+        (), "input sizes, one a step; each is compiled once", 64, _LARGEST_INPUT, count=(0, 32)
     )
     mean_bgr: Tuple[float, ...] = setting(
         (104.0, 117.0, 123.0), "subtracted from the pixels", 0, 255, count=(3, 3)
@@ -198,7 +198,7 @@ class TestConfig:
 
     topk: int = setting(0, "boxes kept per image; 0 keeps all", 0, _MANY)
     iou: float = setting(
-        0.45, "lands in the sigma of linear soft-NMS, as in the official code", 0, 1
+        0.45, "of hard NMS; linear soft-NMS ignores it and uses 0.3, as in the official code", 0, 1
     )
     soft_nms: bool = setting(True, "or hard NMS")
     soft_nms_method: str = setting(
@@ -221,7 +221,7 @@ class TestConfig:
         "wbf", "of several views' boxes; wbf: weighted boxes fusion", choices=("wbf", "soft_nms")
     )
     tile_px: int = setting(0, "side of the tiles of large images; 0: no tiles", 0, 100_000)
-    tile_overlap: float = setting(0.25, "of two tiles, as a share of the side", 0, 0.9)
+    tile_overlap: float = setting(0.25, "of two tiles, as a fraction of the side", 0, 0.9)
 
 
 @dataclass(frozen=True)

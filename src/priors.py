@@ -202,7 +202,7 @@ def build_priors(config: Config, size: int) -> np.ndarray:
     several sizes and for detecting at them.
 
     The network sees pixels, so priors keep their size in pixels. Only where it is trained at this
-    size too (`data.multi_scale`) do they keep their share of the input.
+    size too (`data.multi_scale`) do they scale with the input.
 
     Raises:
         ConfigError: the network cannot take that size.
@@ -227,7 +227,7 @@ def resized_priors(
 ) -> np.ndarray:
     """`priors` (P, 4) cxcywh, moved from maps of `sizes` cells a side to maps of `new_sizes`.
 
-    Shapes stay, as shares of the input: objects grow with the image.
+    Shapes stay as fractions of the input: objects grow with the image.
 
     Raises:
         ConfigError: another number of maps.

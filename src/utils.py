@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command lines share, and under their names of the model zoo `load_weights`,
-`setup_device` and `set_seed`, which import MindSpore on first use.
+"""Helpers of the command lines; and `load_weights`, `setup_device` and `set_seed` under the names
+of the model zoo, which import MindSpore on first use.
 """
 
 import argparse

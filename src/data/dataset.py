@@ -19,7 +19,7 @@ from .sample_stream import SampleStream, limit_threads
 logger = logging.getLogger(__name__)
 _PREFETCH = 2  # batches ahead for each worker; MindData's 16 would be gigabytes
 _QUEUE = _PREFETCH + 2  # batches in shared memory for each: those, and one on either side
-_SHARED_SHARE = 0.8  # of /dev/shm that may be used
+_SHARED_MEMORY_FRACTION = 0.8  # of /dev/shm that may be used
 TRAIN_COLUMNS = ("image", "loc_targets", "label_targets", "index")
 
 
@@ -87,7 +87,7 @@ def usable_workers(requested: int, batch_bytes: int = 0, ranks: int = 1) -> int:
     full; 64 MB is all that a container gets by default. One worker is a thread and needs none.
     """
     workers = max(1, min(requested, usable_cores()))
-    room = int(_SHARED_SHARE * shared_memory() / ranks / max(1, _QUEUE * batch_bytes))
+    room = int(_SHARED_MEMORY_FRACTION * shared_memory() / ranks / max(1, _QUEUE * batch_bytes))
     if workers > 1 and room < workers:
         logger.warning("/dev/shm is small: %d worker(s) instead of %d", max(1, room), workers)
         return max(1, room)

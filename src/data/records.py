@@ -90,7 +90,7 @@ def require_boxes(data: DetectionData) -> None:
             text += "; expected bbox [x, y, width, height] in pixels"
         raise DataError(f"{where} has no usable box to train on: {text}")
     if boxes.max() <= 1 and columns.sizes.min() > 1:
-        text = "has all boxes in the first pixel; expected pixels, not shares of the image's sides"
+        text = "has all boxes in the first pixel; expected pixels, not normalised coordinates"
         raise DataError(f"{where} {text}")
 
 

@@ -21,8 +21,8 @@ CLASS_NAMES = ("ellipse", "rectangle", "triangle")
 # With gaps, as COCO's own ids have them: a reader that takes ids for labels fails here too.
 CATEGORY_IDS = (1, 2, 4)
 SIDES_PX = (160, 240)
-SIZE_SHARE = (0.18, 0.55)  # longer side of a shape as a share of the shorter image side
-MAX_COVER = 0.15  # share of the smaller of two boxes that the other may cover
+SIDE_FRACTION = (0.18, 0.55)  # longer side of a shape as a fraction of the shorter image side
+MAX_COVER = 0.15  # fraction of the smaller of two boxes that the other may cover
 EMPTY_EVERY, CROWD_EVERY = 20, 20  # images 1, 21, ... have no boxes; images 2, 22, ... a crowd
 _OVERSAMPLE = 4
 
@@ -156,8 +156,8 @@ def _ground(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     first, second = rng.uniform(60, 160) + rng.uniform(-25, 25, size=(2, 3))
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
-    share = np.clip(0.5 + 0.5 * (x * np.cos(angle) + y * np.sin(angle)), 0, 1)[..., None]
-    ground = first * (1 - share) + second * share
+    alpha = np.clip(0.5 + 0.5 * (x * np.cos(angle) + y * np.sin(angle)), 0, 1)[..., None]
+    ground = first * (1 - alpha) + second * alpha
     strength = rng.uniform(5, 20)
     for octave in range(4):
         cells = 3 * 2**octave
@@ -193,7 +193,7 @@ def _place(
     """A shape inside the image that covers little of the boxes in `taken`, or None if none fits."""
     for _ in range(20):
         label = int(rng.integers(len(CLASS_NAMES)))
-        side = min(width, height) * np.exp(rng.uniform(*np.log(SIZE_SHARE)))
+        side = min(width, height) * np.exp(rng.uniform(*np.log(SIDE_FRACTION)))
         shape = Shape(label, _outline(label, side, rng))
         x1, y1, x2, y2 = shape.box_xyxy
         room = np.array([width - (x2 - x1), height - (y2 - y1)])
@@ -222,18 +222,18 @@ def _outline(label: int, side: float, rng: np.random.Generator) -> np.ndarray:
 
 def _paint(image: np.ndarray, outline_px: np.ndarray, rng: np.random.Generator) -> None:
     """Fills the polygon (in place) with a colour that stands out from what lies under it."""
-    share = _coverage(image.shape[:2], outline_px)[..., None]
-    under = image[share[..., 0] > 0].mean(axis=0)
+    alpha = _coverage(image.shape[:2], outline_px)[..., None]
+    under = image[alpha[..., 0] > 0].mean(axis=0)
     colours = rng.uniform(0, 255, size=(8, 3))
     distance = np.linalg.norm(colours - under, axis=1)
     far = np.flatnonzero(distance >= 110)
     colour = colours[far[0] if far.size else int(distance.argmax())]
     grain = rng.normal(0, rng.uniform(0, 12), size=image.shape[:2])[..., None]
-    image[:] = image * (1 - share) + (colour + grain).astype(np.float32) * share
+    image[:] = image * (1 - alpha) + (colour + grain).astype(np.float32) * alpha
 
 
 def _coverage(shape: Tuple[int, ...], outline_px: np.ndarray) -> np.ndarray:
-    """(H, W) float32, the share of each pixel that lies in the polygon."""
+    """(H, W) float32, the fraction of each pixel that lies in the polygon."""
     height, width = shape
     # Drawn large and shrunk: OpenCV's own soft edges spread a pixel beyond the outline.
     large = np.zeros((height * _OVERSAMPLE, width * _OVERSAMPLE), np.uint8)

@@ -36,8 +36,8 @@ def scaled(image: np.ndarray, longer_px: int, enlarge: bool = True) -> np.ndarra
 
 def ink_on(ground: Colour) -> Colour:
     """Black or white, whichever can be read better on a BGR colour (always 4.5 to 1 or more)."""
-    shares = np.array(ground) / 255
-    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    srgb = np.array(ground) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.0722, 0.7152, 0.2126))  # of WCAG 2.1
     return (0, 0, 0) if (luminance + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
 

@@ -6,7 +6,7 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 
 _ROWS = 5  # label heights that a name may move away from its box
-_MOST_HIDDEN = 0.3  # share of a name that others may lie on; it is left out beyond
+_MOST_HIDDEN = 0.3  # fraction of a name that others may lie on; it is left out beyond
 
 Place = Tuple[int, int]  # x, y of the upper left corner
 
@@ -31,8 +31,8 @@ def place_labels(
     places: List[Optional[Place]] = []
     for row, (box, size) in enumerate(zip(boxes, sizes)):
         spots = _spots(box, size, width, height)
-        hidden = _shares(spots, placed, of_spot=True).sum(axis=1, initial=0)
-        covered = _shares(spots, boxes, of_spot=False)
+        hidden = _overlap_fractions(spots, placed, of_spot=True).sum(axis=1, initial=0)
+        covered = _overlap_fractions(spots, boxes, of_spot=False)
         own = covered[:, row].copy()
         covered[:, row] = 0
         away = _distance(spots, box) / size[1]
@@ -63,8 +63,8 @@ def _spots(box: np.ndarray, size: Tuple[int, int], width: int, height: int) -> n
     return np.concatenate([spots, spots + size], axis=1)
 
 
-def _shares(spots: np.ndarray, boxes: np.ndarray, of_spot: bool) -> np.ndarray:
-    """(K, N) what each spot and box have in common, as a share of the spot or else of the box."""
+def _overlap_fractions(spots: np.ndarray, boxes: np.ndarray, of_spot: bool) -> np.ndarray:
+    """(K, N) intersection of each spot and box, as a fraction of the spot or else of the box."""
     low = np.maximum(spots[:, None, :2], boxes[None, :, :2])
     high = np.minimum(spots[:, None, 2:], boxes[None, :, 2:])
     common = (high - low).clip(0).prod(axis=2)

@@ -92,7 +92,7 @@ def draw_matches(
 
     Args:
         image: the picture.
-        boxes: (G, 4) xyxy as shares of the image; G at least 1.
+        boxes: (G, 4) xyxy as fractions of the image; G at least 1.
         labels: (G,) from 1.
         priors: of all maps.
         matching: of priors and objects.
@@ -181,6 +181,6 @@ def _number(count: int, thing: str) -> str:
 
 
 def _pixels(boxes: np.ndarray, picture: np.ndarray) -> List[Tuple[int, ...]]:
-    """Boxes (N, 4) xyxy in shares as whole pixels of a picture."""
+    """Boxes (N, 4) xyxy in fractions as whole pixels of a picture."""
     last = np.tile(np.array(picture.shape[1::-1]) - 1, 2)
     return [tuple(row) for row in (boxes * last).round().astype(int).tolist()]

@@ -72,7 +72,7 @@ function drawKinds() {
   byId("suggested").hidden = threshold < 0;
   byId("suggested").textContent = `Show ${state.cls < 0 ? "" : DATA.classes[state.cls]} from ${threshold}, the suggested threshold`;
   byId("errors-note").textContent = `With a score of ${state.score.toFixed(2)} and more: ${count(shown, "detection")}${of},`
-    + ` and ${sums[CORRECT]} of ${count(objects, "object")}${of} found. Press a kind to see its pictures.`;
+    + ` and ${sums[CORRECT]} of ${count(objects, "object")}${of} found. Choose a kind to see its pictures.`;
   byId("kinds").replaceChildren(...DATA.kinds.map((name, kind) => {
     const bar = el("i");
     bar.style.width = `${100 * sums[kind] / most}%`;
@@ -157,8 +157,8 @@ function drawOnce() {
   byId("totals").replaceChildren(...DATA.totals.map(([name, value]) =>
     el("div", {}, el("b", {}, score3(value)), el("span", {}, name.replaceAll("_", " ")))));
   const names = ["background", ...DATA.classes];
-  byId("confusion-note").textContent = "Rows are the truth, columns what was found, at IoU 0.50 and a score of"
-    + ` ${DATA.threshold}. Background as truth: found where nothing is; as found: missed. Darker is a larger share of the row.`;
+  byId("confusion-note").textContent = "Rows are ground truth, columns predictions, at IoU 0.50 and a score of"
+    + ` ${DATA.threshold}. Background row: false positives; background column: misses. Darker is a larger part of the row.`;
   const tell = (i, j) => {
     const total = DATA.confusion[i].reduce((a, b) => a + b, 0), number = DATA.confusion[i][j];
     byId("confusion-cell").textContent = `${names[i]}, found as ${names[j]}: ${number} of ${total}`;

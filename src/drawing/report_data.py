@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the report's page is made from, as JSON: scores, errors by score, and some pictures.
 
-How a detection is judged depends on the better ones only. So one list of detections from a low
-score on serves every higher threshold that the page is set to.
+Whether a detection is correct depends only on those with higher scores. So one list, from a low
+score on, serves every score threshold that is chosen on the page.
 """
 
 import base64

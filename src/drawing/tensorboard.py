@@ -28,7 +28,7 @@ class EventLog:
 
     Args:
         folder: of the run.
-        start_step: later events are forgotten, as they come again.
+        start_step: later events are dropped, as these steps run again.
         data: what is scored, if anything.
     """
 
@@ -56,7 +56,7 @@ class EventLog:
             self._writer.add_image(tag, picture[:, :, ::-1], step, dataformats="HWC")
 
     def close(self) -> None:
-        """Writes what is still on its way."""
+        """Flushes the events and closes the file."""
         self._writer.close()
 
     def _scalars(self, step: int, values: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ def precision_curves(score: CocoScore) -> List[Tuple[str, np.ndarray]]:
     recall = np.linspace(1, 0, len(precision))
     found = []
     for name, column in zip(("all classes", *names), columns):
-        true = np.where(column > 0, recall, 0)  # shares of the ground truth: its number is left out
+        true = np.where(column > 0, recall, 0)  # as fractions of the ground truth
         false = np.divide(true * (1 - column), column, out=np.zeros_like(true), where=column > 0)
         found.append((name, np.stack([true, false, 0 * true, 1 - true, column, recall])))
     return found

@@ -45,9 +45,9 @@ def write_text(
     x1, y1 = max(x, 0), max(y, 0)
     x2, y2 = min(x + mask.shape[1], width), min(y + mask.shape[0], height)
     if x1 < x2 and y1 < y2:
-        share = mask[y1 - y : y2 - y, x1 - x : x2 - x, None]
+        alpha = mask[y1 - y : y2 - y, x1 - x : x2 - x, None]
         place = picture[y1:y2, x1:x2]
-        place[:] = np.rint(place + (np.array(ink, np.float32) - place) * share)
+        place[:] = np.rint(place + (np.array(ink, np.float32) - place) * alpha)
 
 
 def drawable(name: str, instead: str) -> str:

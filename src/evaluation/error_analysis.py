@@ -140,12 +140,12 @@ TINY_PX = 16  # sides of a square as large as the largest tiny object; COCO coun
 
 
 def recall_by_size(data: DetectionData, errors: ErrorSummary) -> Dict[str, Dict[str, int]]:
-    """Number of objects found and missed by size, and what the missed ones were missed for.
+    """Number of objects found and missed by size, and the cause of each miss.
 
     Sizes are COCO's, and tiny below: by the area of the annotation, which is that of the
     segmentation where there is one, as in AP_small, AP_medium and AP_large.
 
-    Found: a detection of its class, its own, with IoU 0.5. Else by the detections at hand:
+    Found: a detection of its class, its own, with IoU 0.5. Else a miss, by what is found near it:
     localisation (its class, IoU 0.1 to 0.5), class (another one, IoU 0.5), both (another class,
     IoU 0.1 to 0.5), missed (nothing near). Crowd and difficult objects are left out.
     """

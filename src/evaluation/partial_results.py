@@ -43,7 +43,7 @@ def _state(path: str) -> List[int]:
 
 
 class PartialResults:
-    """One rank's part: what is there already, and what comes in addition.
+    """One rank's part: the results in the file, and those added to it.
 
     Args:
         path: the file; started anew unless its header has `key`.
@@ -67,7 +67,7 @@ class PartialResults:
             self._write({"key": key})
 
     def append(self, image_ids: Sequence[int], results: Sequence[List[Mapping[str, Any]]]) -> None:
-        """Keeps the results of each of some images."""
+        """Appends the results of some images."""
         self.results.update(zip(image_ids, results))
         self._write({"images": list(image_ids), "results": list(results)})
 

@@ -21,7 +21,7 @@ from ..inference.views import View, view_input
 from ..runtime.stopwatch import Stopwatch
 from .coco_metrics import coco_results
 
-READY_VIEWS = 32  # an image of more (tiles) is prepared as the network goes, to save memory
+READY_VIEWS = 32  # of an image with more (tiles) inputs are made batch by batch, to save memory
 AHEAD = 2  # batches prepared, and batches waiting for NMS, at most
 
 Results = List[Mapping[str, Any]]
@@ -111,7 +111,7 @@ def _finish(
     batch: Sequence[Prepared],
     outputs: Sequence[Outputs],
 ) -> None:
-    """Post-processing of a batch, and its results handed on."""
+    """Post-processing of a batch; calls `on_batch` with the results."""
     sizes = [(part.size_px[0], part.size_px[1]) for part in batch]
     found = detector.postprocess([part.views for part in batch], outputs, sizes, watch)
     entries: List[Results] = []

@@ -17,13 +17,13 @@ class ResultArrays(NamedTuple):
     scores: np.ndarray  # (N,) float64
 
     def take(self, rows: np.ndarray) -> "ResultArrays":
-        """Some of them."""
+        """A subset, by index or mask."""
         return ResultArrays(*(values[rows] for values in self))
 
     def by_image(
         self, records: Sequence[ImageRecord]
     ) -> Iterator[Tuple[ImageRecord, np.ndarray, "ResultArrays"]]:
-        """Each of all images, the rows of its detections, and those detections."""
+        """For every image: its record, the rows of its detections, and these detections."""
         order = np.argsort(self.image, kind="stable")
         ends = np.searchsorted(self.image[order], np.arange(len(records) + 1))
         for record, start, end in zip(records, ends, ends[1:]):

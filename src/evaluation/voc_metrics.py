@@ -70,8 +70,8 @@ def _match(
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(N,) bool, whether a detection is right; (N,) bool, whether it counts; (C,) objects by label.
 
-    Each goes with the object of its class that it overlaps most: the best of an object's is right,
-    those of ignored ones do not count.
+    Each belongs to the object of its class that it overlaps most. The best one of an object is a
+    true positive; those of ignored objects do not count.
     """
     objects, counted = np.full(len(found.labels), -1), np.ones(len(found.labels), bool)
     positives = np.zeros(data.num_classes, np.int64)

@@ -40,7 +40,7 @@ class DamagedError(CheckpointError):
 
 @dataclass(frozen=True)
 class Labels:
-    """What a network's classes are called; saved beside its checkpoints.
+    """Names of a network's classes; saved beside its checkpoints.
 
     `class_names[i]` and `category_ids[i]` (the data set's own number) belong to label i + 1.
     """
@@ -105,10 +105,10 @@ def load_labels(checkpoint: Path) -> Optional[Labels]:
 
 
 def _list_of(kind: type, values: Any) -> Tuple[Any, ...]:
-    """`values` of JSON as they are.
+    """A JSON list whose values are all of type `kind`, as a tuple.
 
     Raises:
-        TypeError: they are no list of that.
+        TypeError: something else.
     """
     if not isinstance(values, list) or any(type(value) is not kind for value in values):
         raise TypeError

@@ -24,7 +24,7 @@ _UNIT = np.float32(1 << 23)
 
 @dataclass(frozen=True)
 class Difference:
-    """Between a file's outputs and the network's."""
+    """Difference between a file's outputs and the network's."""
 
     batch_size: int
     absolute: float

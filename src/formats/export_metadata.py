@@ -27,7 +27,7 @@ class Request:
 
     @property
     def ending(self) -> str:
-        """Of the file's name."""
+        """Ending of the file's name."""
         return f".{self.kind.lower()}"
 
     @property

@@ -22,7 +22,7 @@ from .checkpoint import Labels
 from .metadata_check import ExportedError, Shape, check_input, check_metadata, parse_json
 
 METADATA_KEY = "m2det"  # of MINDIR's user_info and ONNX's metadata_props
-# What a file computes: its input in, all its outputs out.
+# The network in a file as a function: its input to all its outputs.
 Run = Callable[[np.ndarray], Tuple[np.ndarray, ...]]
 Opened = Tuple[Run, Optional[str], Shape]  # with the metadata inside, and the input's shape
 _LOCATION = b"location"
@@ -69,7 +69,7 @@ class FileNetwork:
 
     Args:
         run: the file.
-        metadata: what the file says of itself.
+        metadata: of the file.
     """
 
     def __init__(self, run: Run, metadata: Mapping[str, Any]) -> None:
@@ -151,7 +151,7 @@ def open_exported(path: Path) -> Tuple[Run, Dict[str, Any], Config]:
 
 
 def _metadata_beside(path: Path, beside: Path) -> Optional[Dict[str, Any]]:
-    """What `FILE.json` says, after a look whether the file is still what it was; or None."""
+    """The contents of `FILE.json`, once the file's checksum is checked; or None."""
     if not beside.is_file():
         return None
     try:

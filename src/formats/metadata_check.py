@@ -67,7 +67,7 @@ def check_metadata(metadata: Mapping[str, Any], where: Path) -> Config:
 
 
 def check_input(metadata: Mapping[str, Any], shape: Sequence[Optional[int]], where: Path) -> None:
-    """Compare the input that `metadata` tells of with that of the network in the file.
+    """Compare the input described in `metadata` with that of the network in the file.
 
     Raises:
         ExportedError: they differ.

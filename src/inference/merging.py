@@ -88,7 +88,7 @@ def _fuse(found: Candidates, views: Sequence[View], image: int) -> Candidates:
 
 
 def _windows(views: Sequence[View]) -> Tuple[np.ndarray, np.ndarray]:
-    """Windows (V, 4) xyxy of the views and the shares of a side they have in common (V, 1)."""
+    """Windows (V, 4) xyxy of the views and the fractions of a side they have in common (V, 1)."""
     windows = np.array([view.window for view in views]).reshape(-1, 4)
     return windows, np.array([[view.overlap] for view in views])
 

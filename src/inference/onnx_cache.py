@@ -71,7 +71,7 @@ def _key(network: NetworkFile) -> str:
 
 
 def _cached(path: Path) -> Optional[Exported]:
-    """What was written before, or None."""
+    """The network in the cache, or None."""
     try:
         exported = load_exported(path)
         os.utime(path)  # what is used stays longest

@@ -64,7 +64,7 @@ def needs_mindspore(path: Path) -> bool:
 def prepare_device(
     path: Path, target: str, device_id: int = 0, distribute: bool = False
 ) -> Tuple[int, int]:
-    """The device for the network in a file, before it is read; returns (rank, number of ranks).
+    """Set up the device that the network in a file needs; returns (rank, number of ranks).
 
     Raises:
         ValueError: the device is not there.

@@ -67,7 +67,7 @@ def write_csv(folder: Path, entries: Sequence[Found], class_names: Sequence[str]
 
 
 def write_yolo(folder: Path, entries: Sequence[Found], class_names: Sequence[str]) -> Path:
-    """labels/STEM.txt: lines of class (from 0), centre x and y, width, height as shares of the
+    """labels/STEM.txt: lines of class (from 0), centre x and y, width, height as fractions of the
     picture, and score; and classes.txt. A picture without detections has an empty file.
     """
     labels = folder / "labels"

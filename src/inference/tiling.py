@@ -12,14 +12,14 @@ from typing import List, Tuple
 import numpy as np
 
 Window = Tuple[int, int, int, int]  # xyxy in pixels of the image
-SAME_SHARE = 0.5  # IoU across the seam from which two parts are one object
+SAME_OBJECT_IOU = 0.5  # IoU across the seam from which two parts are one object
 
 
 def tile_windows(width: int, height: int, tile_px: int, overlap: float) -> List[Window]:
     """Tiles of at most `tile_px` a side that cover the image, row by row.
 
-    Neighbours overlap by at least the share `overlap` of a side. An image no larger than a tile is
-    one window.
+    Neighbours overlap by at least the fraction `overlap` of a side. An image no larger than a tile
+    is one window.
 
     Raises:
         ValueError: no positive side, or an overlap outside [0, 0.9].
@@ -64,7 +64,7 @@ def drop_seen_whole(
 ) -> np.ndarray:
     """(N,) bool: the boxes to keep, without cut ones that a neighbouring tile sees whole.
 
-    `overlap` (N, 1) is the share of a side that neighbouring tiles have in common.
+    `overlap` (N, 1) is the fraction of a side that neighbouring tiles have in common.
     """
     sides = boxes_px[:, 2:] - boxes_px[:, :2]
     strip = (windows[:, 2:] - windows[:, :2]) * overlap
@@ -120,7 +120,7 @@ def _other_part(
     union = np.maximum(boxes[:, across + 2], own[across + 2]) - np.minimum(
         boxes[:, across], own[across]
     )
-    same = np.clip(high - low, 0, None) >= SAME_SHARE * union
+    same = np.clip(high - low, 0, None) >= SAME_OBJECT_IOU * union
     touching = (boxes[:, along] <= own[along + 2]) & (boxes[:, along + 2] >= own[along])
     further = (boxes[:, edge] - own[edge]) * (1 if edge >= 2 else -1) > 0
     fits = alive & (labels == labels[best]) & cut[:, (edge + 2) % 4] & same & touching & further

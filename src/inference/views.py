@@ -20,7 +20,7 @@ from ..data.transforms import to_input
 from .postprocess import Candidates
 from .tiling import Window, tile_windows
 
-LARGEST = 0.7  # side, as a share of the trained input, above which enlarging does harm
+LARGEST = 0.7  # side, as a fraction of the trained input, above which enlarging does harm
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class View:
     size: int  # side of the network's input
     window: Window  # xyxy, the crop, in pixels of the image
     flip: bool = False  # mirrored left to right
-    smallest: float = 0.0  # boxes are kept from this side on, as a share of the window's ...
-    largest: float = math.inf  # ... up to this: the root of the share of its area
-    overlap: float = 0.0  # of a tile with its neighbours, as a share of the side; 0: no tile
+    smallest: float = 0.0  # boxes are kept from this side on, as a fraction of the window's ...
+    largest: float = math.inf  # ... up to this: the root of the fraction of its area
+    overlap: float = 0.0  # of a tile with its neighbours, as a fraction of the side; 0: no tile
 
     @property
     def size_px(self) -> Tuple[int, int]:
@@ -46,7 +46,7 @@ class ViewPlan:
 
     base_size: int  # input the network was trained for
     sizes: Tuple[int, ...] = ()  # of the input, beside the trained one
-    smallest_prior: float = 0.0  # its side as a share of the trained input
+    smallest_prior: float = 0.0  # its side as a fraction of the trained input
     flip: bool = False
     tile_px: int = 0  # side of the tiles; 0: none
     tile_overlap: float = 0.25
@@ -65,7 +65,7 @@ class ViewPlan:
             limits = self.size_range(size)
             made += [View(size, whole, flip, *limits) for flip in flips]
         if self.tile_px and max(width, height) > self.tile_px:
-            # A tile is an enlargement as it is: one size does.
+            # A tile is enlarged already: one size is enough.
             for window in tile_windows(width, height, self.tile_px, self.tile_overlap):
                 made += [
                     View(self.base_size, window, flip, overlap=self.tile_overlap) for flip in flips
@@ -79,10 +79,10 @@ class ViewPlan:
         that covers more pixels of it than `LARGEST` of the input the network was trained for. The
         trained size keeps everything.
         """
-        share = self.base_size / size  # of what was trained, in pixels
-        if share == 1:
+        scale = self.base_size / size  # of what was trained, in pixels
+        if scale == 1:
             return 0.0, math.inf
-        return (0.0, LARGEST * share) if share < 1 else (self.smallest_prior * share, math.inf)
+        return (0.0, LARGEST * scale) if scale < 1 else (self.smallest_prior * scale, math.inf)
 
 
 def view_input(image: np.ndarray, view: View, mean_bgr: Sequence[float]) -> np.ndarray:
@@ -123,5 +123,5 @@ def accepts(view: View, boxes_px: np.ndarray) -> np.ndarray:
 
 
 def _sides(boxes_px: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Sides (N,) of squares as large as the boxes (N, 4), as shares of a window of that area."""
+    """Sides (N,) of squares as large as the boxes (N, 4), as fractions of a window of that area."""
     return np.sqrt(np.clip(boxes_px[:, 2:] - boxes_px[:, :2], 0, None).prod(axis=1) / area)

@@ -115,8 +115,8 @@ def print_numbers(data: DetectionData, columns: Columns) -> None:
     print(", ..." if len(ranked) > 12 else "")
     if len(columns.labels):
         sides = np.sqrt((columns.boxes_px[:, 2:] - columns.boxes_px[:, :2]).prod(axis=1))
-        shares = ", ".join(f"{q}%: {np.percentile(sides, q):.0f}" for q in (1, 10, 50, 90, 99))
-        print(f"  box size, square root of the area in image pixels: {shares}")
+        sides_text = ", ".join(f"{q}%: {np.percentile(sides, q):.0f}" for q in (1, 10, 50, 90, 99))
+        print(f"  box size, square root of the area in image pixels: {sides_text}")
 
 
 def print_prior_recall(columns: Columns, config: Config) -> None:

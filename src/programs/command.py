@@ -24,7 +24,7 @@ COMMANDS = {
     "export": "write MINDIR or ONNX",
     "convert": "PyTorch weights to MindSpore, and back",
     "demo": "detect in images, videos, a camera",
-    "check": "look a data set over before training",
+    "check": "check a data set before training",
     "visualize": "draw priors, matches, activations",
 }
 

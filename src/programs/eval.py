@@ -174,7 +174,7 @@ def merge(rows: List[Any], rank: int, ranks: int) -> List[Any]:
 
 
 def relevant(config: Config) -> str:
-    """What of a configuration the detections depend on."""
+    """The settings that detections depend on."""
     test = replace(config.test, batch_size=1)
     return to_json(Config(model=config.model, anchors=config.anchors, data=config.data, test=test))
 
@@ -182,7 +182,7 @@ def relevant(config: Config) -> str:
 def announce(
     network: NetworkFile, data: DetectionData, args: argparse.Namespace, ranks: int
 ) -> None:
-    """Says what is going to be scored."""
+    """Logs what is going to be scored."""
     size, images = network.config.model.input_size, len(data.records)
     of_ranks = f", {ranks} ranks" if ranks > 1 else ""
     LOG.info("network  %s, %d x %d px", printable(str(network.path)), size, size)

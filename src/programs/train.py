@@ -80,7 +80,7 @@ def announce(job: Job, plan: Plan) -> None:
     if left and rows:
         speed = sum(row["images_per_second"] for row in rows) / len(rows)
         seconds = left * plan.images_per_step / speed
-        LOG.info("about %s to go, at the speed before", duration(seconds))
+        LOG.info("about %s left, at the speed before", duration(seconds))
     if left:
         LOG.info("compiling, about 20 s the first time; the time left is known after that")
 

@@ -13,7 +13,7 @@ class M2DetError(Exception):
 
 
 class UsageError(M2DetError, ValueError):
-    """Arguments or settings that cannot be followed."""
+    """Wrong arguments or settings."""
 
 
 def printable(text: str) -> str:
@@ -24,8 +24,8 @@ def printable(text: str) -> str:
 
 
 def printable_name(name: object) -> bool:
-    """Whether a class may be called so: text, not empty, without control or direction characters,
-    which could forge lines of a log.
+    """Whether this may be the name of a class: text, not empty, without control or
+    direction characters, which could forge lines of a log.
     """
     return isinstance(name, str) and bool(name) and name.isprintable()
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 PIPED = "M2DET_TERMINAL"  # set by scripts/common.sh: the pipe that is stderr ends at a terminal
 LINES = 20  # at most, of one loop, where there is no bar
-_DATED, _SHORT = "%Y-%m-%d %H:%M:%S", "%H:%M:%S"  # of a file that is kept, of a terminal
+_DATED, _SHORT = "%Y-%m-%d %H:%M:%S", "%H:%M:%S"  # in a file, on a terminal
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
@@ -73,8 +73,8 @@ class ProgressBar:
     Args:
         total: of all rounds, those `done` before included; None: not known.
         unit: of the count, e.g. "images".
-        say: told some twenty lines where they are what there is, and by scripts that keep a log.
-        done: before this process.
+        say: called with about twenty lines where there is no bar, or a script keeps a log.
+        done: rounds before this process.
     """
 
     def __init__(

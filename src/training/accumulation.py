@@ -86,7 +86,7 @@ class _Totals(nn.Cell):
 
 
 class _Begin(nn.Cell):
-    """The running averages before the first part."""
+    """Saves the running averages before the first part."""
 
     def __init__(self, batch_norm: BatchNormStatistics) -> None:
         super().__init__(auto_prefix=False)
@@ -120,7 +120,7 @@ class _Add(nn.Cell):
 
 
 class _End(nn.Cell):
-    """The update by what the totals hold, which are cleared."""
+    """The update by the summed gradients; clears the sums."""
 
     def __init__(self, loss_scale: Parameter, update: Update, totals: _Totals) -> None:
         super().__init__(auto_prefix=False)

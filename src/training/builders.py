@@ -91,7 +91,7 @@ def prepare_network(config: Config, model: nn.Cell, world_size: int) -> None:
 
 
 def build_loss_scale(config: Config) -> Optional[DynamicLossScale]:
-    """A dynamic one with float16, else None: `optimizer.loss_scale` then stays."""
+    """A dynamic loss scale with float16; else None, and `optimizer.loss_scale` is constant."""
     if config.train.amp_level == "O0":
         return None
     start = config.optimizer.loss_scale
@@ -137,7 +137,7 @@ def build_batches(
 ) -> Generator[Tuple[np.ndarray, ...], None, None]:
     """(images, loc targets, label targets, image numbers) of the steps `start` to `total`.
 
-    `unseeded` is what the augmentation follows from where the configuration has no seed.
+    `unseeded` is the seed of the augmentation where the configuration has none.
     """
     sizes = config.data.multi_scale or (config.model.input_size,)
     train, seed = config.train, config.random_seed
@@ -203,7 +203,7 @@ def build_scorer(
 
 
 def milestones(rates: np.ndarray, steps_per_epoch: float) -> List[str]:
-    """A line for the first step, the last, and each at which the schedule turns."""
+    """A line for the first step, the last, and each at which the rate jumps."""
     table = rates.astype(np.float64)
     change = np.abs(np.diff(table))
     # a drop by a tenth or more, after which the rate stays or changes far less

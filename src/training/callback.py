@@ -46,7 +46,7 @@ class Scored:
 
 
 class Callback:
-    """Does nothing; the parent of those that do."""
+    """Base class, whose methods do nothing."""
 
     def on_step(self, report: StepReport) -> None:
         """After each step."""
@@ -68,7 +68,7 @@ class CheckpointSaver(Callback):
         folder: where they go.
         prefix: backbone and size, e.g. "vgg16_320".
         weights: gives the network's parameters by name.
-        state: gives what resuming needs beside them.
+        state: gives what resuming needs besides them.
         every_epochs: distance between checkpoints.
         max_to_keep: how many of them stay.
         every_steps: further checkpoints between them; 0: none.

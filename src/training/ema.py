@@ -16,8 +16,8 @@ PREFIX = "ema"
 class Ema(nn.Cell):
     """The average of `parameters`, started from what they hold.
 
-    It is kept in a few large tensors, which four kernels move. Its graph is not that of the step: a
-    weight that is read again after its update in the same graph is copied twice by MindSpore.
+    It is stored in a few large tensors, which four kernels update. Its graph is not that of the
+    step: a weight that is read again after its update in one graph is copied twice by MindSpore.
 
     Args:
         parameters: of the network, trainable or not.
@@ -35,14 +35,14 @@ class Ema(nn.Cell):
                 for i, x in enumerate(self.packing.pack_arrays(self._values()))
             ]
         )
-        self.smallest_share = Tensor(1.0 - decay, ms.float32)
+        self.smallest_weight = Tensor(1.0 - decay, ms.float32)
 
     def construct(self, step: Tensor) -> Tensor:
         """Moves the average towards the present weights, after step number `step` (1,) (from 1)."""
-        share = ops.maximum(self.smallest_share, 9.0 / (10.0 + step.astype(ms.float32)))
-        done = share
+        weight = ops.maximum(self.smallest_weight, 9.0 / (10.0 + step.astype(ms.float32)))
+        done = weight
         for average, value in zip(self.averages, self.packing.pack(self.values)):
-            moved = ops.assign_add(average, share * (value - average))
+            moved = ops.assign_add(average, weight * (value - average))
             done = ops.depend(done, moved)
         return done
 
@@ -56,11 +56,11 @@ class Ema(nn.Cell):
         return {f"{PREFIX}.{name}": average for name, average in self.weights().items()}
 
     def shapes(self) -> Dict[str, Tuple[int, ...]]:
-        """Of what `state` has, by name."""
+        """Shapes of the tensors of `state`, by name."""
         return {f"{PREFIX}.{value.name}": tuple(value.shape) for value in self.values}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take up what `state` has of it, and for the rest the present weights."""
+        """Restore the averages in `state`; those it lacks start from the present weights."""
         names = [f"{PREFIX}.{value.name}" for value in self.values]
         arrays = [state.get(name, now) for name, now in zip(names, self._values())]
         for average, packed in zip(self.averages, self.packing.pack_arrays(arrays)):

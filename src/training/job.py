@@ -106,7 +106,7 @@ class Job:
         return f"{self.config.model.backbone}_{self.config.model.input_size}"
 
     def run(self, announce: Callable[[Plan], None] = lambda _: None) -> Finished:
-        """Build every part, hand them to each other and train; `announce` is told before the steps.
+        """Build every part, hand them to each other and train; `announce` gets the plan first.
 
         Raises:
             UsedFolder: the folder holds another run.
@@ -129,7 +129,7 @@ class Job:
         return Finished(path, ap, time.monotonic() - began, parts.plan.val_data)
 
     def dry_run(self) -> Tuple[Plan, Sequence[np.ndarray]]:
-        """What would be done, and the first batch of it, () where all is done. Writes nothing."""
+        """The plan and the first batch, () where no step is left. Writes nothing."""
         parts = self.build()
         with contextlib.closing(parts.batches) as batches:
             return parts.plan, next(batches) if parts.plan.start < len(parts.plan.rates) else ()
@@ -141,7 +141,7 @@ class Job:
             refuse_used(self.folder, self.options.resume)
 
     def build(self, claim_folder: Callable[[], None] = lambda: None) -> Parts:
-        """Every part, as it was where a run is resumed.
+        """Every part, restored where a run is resumed.
 
         The folder is claimed after what needs no folder, so that refused input leaves none.
         """
@@ -204,7 +204,7 @@ class Job:
         return model
 
     def drawn_seed(self) -> Optional[DrawnSeed]:
-        """One for all ranks, where the configuration has none."""
+        """A seed shared by all ranks, where the configuration has none."""
         if self.config.random_seed is not None:
             return None
         value = np.array([secrets.randbits(24)], np.float32)

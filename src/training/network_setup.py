@@ -82,7 +82,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return both[0] + usual, both[1] - both[0] * both[0]
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """`momentum` is the share of the new value here, and the variance is the unbiased one."""
+        """`momentum` is the weight of the new value here; the variance is the unbiased one."""
         unbiased = variance * (count / max(count - 1, 1))
         ops.assign_sub(self.moving_mean, self.momentum * (self.moving_mean - mean))
         ops.assign_sub(self.moving_variance, self.momentum * (self.moving_variance - unbiased))

@@ -19,7 +19,7 @@ ADAM_EPSILON = 1e-8
 
 
 class Optimizer(nn.Cell):
-    """What both have in common: parameters, one weight decay each, and the learning rates.
+    """Base class: the parameters, a weight decay for each, and the learning rates.
 
     Args:
         parameters: what is optimised.
@@ -243,6 +243,6 @@ class DynamicLossScale:
         return {"loss_scale": np.array([self.scale, self._good], np.float32)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up `state`."""
+        """Restore what `state` gave."""
         self.scale, good = (float(value) for value in state["loss_scale"])
         self._good = int(good)

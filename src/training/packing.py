@@ -30,7 +30,7 @@ class Packing(nn.Cell):
         ]
 
     def packed_shapes(self) -> List[Tuple[int, int]]:
-        """Of what `pack` gives."""
+        """Shapes of the packed tensors."""
         totals = [sum(self.sizes[first:last]) for first, last in self.groups]
         return [(-(-total // ROW), ROW) for total in totals]
 
@@ -45,7 +45,7 @@ class Packing(nn.Cell):
         return tuple(packed)
 
     def unpack(self, packed: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-        """The tensors as they were."""
+        """The tensors in their own shapes."""
         tensors = []
         for (first, last), x in zip(self.groups, packed):
             flat, start = x.reshape(-1), 0

@@ -72,7 +72,7 @@ class DrawnSeed:
         return {"drawn_seed": np.array([self.value], np.int32)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up `state`."""
+        """Restore what `state` gave."""
         self.value = int(state["drawn_seed"][0])
 
 
@@ -96,7 +96,7 @@ class Resumable:
     others: Sequence[Any] = ()
 
     def parameters(self) -> Dict[str, Parameter]:
-        """Of the optimiser, which are saved beside the weights and restored from there, by name."""
+        """The optimiser's parameters by name, which are saved beside the weights."""
         return dict(self.optimizer.state())
 
     def state(self) -> Dict[str, Any]:
@@ -111,7 +111,7 @@ class Resumable:
         return found
 
     def restore(self, path: Path, force: bool = False) -> int:
-        """Take up a checkpoint; returns the number of steps done.
+        """Restore from a checkpoint; returns the number of steps done.
 
         Args:
             path: of the checkpoint.
@@ -218,7 +218,7 @@ def _short(value: Any) -> str:
 
 
 def load_fitting(net: nn.Cell, path: Path, replace_heads: bool = True) -> List[str]:
-    """Take from a checkpoint of a network every weight that fits; one line for all else.
+    """Load every weight of a checkpoint that fits the network; a line for each that does not.
 
     Args:
         net: the cell to fill.

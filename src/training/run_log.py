@@ -170,10 +170,10 @@ class LogLines:
 
 
 class Bar(Callback):
-    """Moves a bar, and says once how long the compiling took and how long the run will.
+    """Moves a bar, and logs once how long compiling took and how long the run will take.
 
     Args:
-        estimate_after: steps with which the time to go is told, the first not counted.
+        estimate_after: steps after which the time left is logged, the first not counted.
     """
 
     def __init__(self, bar: ProgressBar, log: logging.Logger, estimate_after: int = 3) -> None:
@@ -190,7 +190,7 @@ class Bar(Callback):
         left = self._bar.seconds_left()
         if self._steps == 0 and left:
             until = time.strftime("%a %H:%M", time.localtime(time.time() + left))
-            self._log.info("about %s to go, until %s", duration(left), until)
+            self._log.info("about %s left, until %s", duration(left), until)
         self._steps -= 1
 
     def on_stop(self, report: StepReport) -> None:
@@ -205,7 +205,7 @@ class RunLog:
 
     Args:
         folder: of the run.
-        start_step: later steps are forgotten, as they come again.
+        start_step: rows of later steps are dropped, as these steps run again.
     """
 
     def __init__(self, folder: Path, start_step: int = 0) -> None:

@@ -36,7 +36,7 @@ class SplitScorer:
         batch_size: images the network sees at once.
         num_workers: threads that read images.
         rank, world_size: of this process.
-        stopping: tells whether the run is to end, so that scoring is given up.
+        stopping: whether the run is to end; scoring is then given up.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SplitScorer:
     def __call__(self, show: Show = lambda _: None) -> Optional[Scored]:
         """The 12 COCO numbers, the same on all ranks; None where it was given up.
 
-        `show` is told how far it is.
+        `show` is called with the progress.
         """
         results: List[Mapping[str, Any]] = []
         complete = True
@@ -121,8 +121,8 @@ class Evaluation(Callback):
     """Scores every so many epochs, keeps the best network, and ends a run that gets no better.
 
     Args:
-        score: gives the numbers of the network as it is.
-        every_epochs: how often; the last epoch as well.
+        score: scores the network with its present weights.
+        every_epochs: how often; the last step is scored as well.
         patience: scorings without a better AP that end the run; 0: never.
         weights: gives the weights by name.
         ema: scored too where given. The better of the two counts.
@@ -147,9 +147,8 @@ class Evaluation(Callback):
     def watch(
         self, saver: CheckpointSaver, records: Sequence[Record], show: Show = lambda _: None
     ) -> None:
-        """On the first rank: `saver` keeps the best, `records` are told step, epoch and scores.
-
-        `show` is told how far a scoring is.
+        """On the first rank: `saver` saves the best, `records` are called with step, epoch
+        and scores, `show` with the progress of a scoring.
         """
         self._saver, self._records, self._show = saver, records, show
 
@@ -158,7 +157,7 @@ class Evaluation(Callback):
         return {"best": np.array([self.best, self.without_better], np.float64)}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take up `state`."""
+        """Restore what `state` gave."""
         self.best, count = (float(value) for value in state["best"])
         self.without_better = int(count)
 

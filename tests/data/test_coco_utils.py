@@ -326,7 +326,7 @@ def test_it_is_said_that_all_boxes_are_crowds(tmp_path):
 
 def test_boxes_in_shares_of_the_image_are_refused(tmp_path):
     content = coco_content(boxes=[(1, 3, [0.1, 0.2, 0.3, 0.4]), (1, 3, [0, 0, 1, 1])])
-    with pytest.raises(DataError, match="expected pixels, not shares"):
+    with pytest.raises(DataError, match="expected pixels, not normalised"):
         require_boxes(load_data(write_coco(tmp_path, content), "train"))
 
 

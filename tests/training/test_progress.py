@@ -98,4 +98,4 @@ def test_compiling_and_the_estimate_are_told_once(monkeypatch, caplog):
         callback.on_end()
     compiled, estimate = caplog.messages
     assert compiled == "compiled in 20 s"
-    assert estimate.startswith("about 00:03:12 to go, until ")  # 96 steps of two seconds
+    assert estimate.startswith("about 00:03:12 left, until ")  # 96 steps of two seconds

@@ -74,7 +74,7 @@ def _records(
     category_ids: Sequence[int],
     findings: Findings,
 ) -> Tuple[PackedRecords, Truth]:
-    """The usable boxes of each place, clipped; and the same as they stand in the file."""
+    """The usable boxes by image, clipped; and the same as they stand in the file."""
     paths = [place[0] for place in places.values()]
     sizes = np.array([place[1:] for place in places.values()], np.int64).reshape(-1, 2)
     labels, listed = _index(boxes.category_ids, list(category_ids))
@@ -103,7 +103,7 @@ def _records(
 
 
 def _index(values: np.ndarray, keys: Sequence[int]) -> Tuple[np.ndarray, np.ndarray]:
-    """The place of each value among `keys`, and whether it is there."""
+    """The index of each value in `keys`, and whether it is there."""
     if not keys:
         return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
     order = np.argsort(keys)

@@ -6,7 +6,7 @@ source files: with a changed learning rate, or other input sizes first, it gives
 it gets an empty folder of this process and is on for one graph at a time: the file of that graph
 is put there before, or fetched from there after.
 
-What has to be known of a process lies in that folder, whose name MindSpore keeps in its context.
+The state of a process lies in that folder, whose name MindSpore keeps in its context.
 """
 
 import atexit
@@ -46,7 +46,7 @@ _PLACES = ("MS_SCHED_", "MS_NODE_", "MS_ROLE", "MS_WORKER_NUM", "MS_SERVER_NUM",
 
 @dataclass
 class _State:
-    """Of a process with a cache."""
+    """State of a process with a cache."""
 
     store: str  # folder of all processes
     fingerprint: str  # digest of what all graphs of this process depend on
@@ -97,7 +97,7 @@ def process_fingerprint(target: str, rank: int, world_size: int) -> Dict[str, An
 
 
 class Cached:
-    """A cell that is called as before; the graph for each new form of inputs may come from disk."""
+    """Wraps a cell: its graph for each new shape of inputs may be loaded from disk."""
 
     def __init__(self, cell: nn.Cell) -> None:
         self.cell = cell
@@ -157,7 +157,7 @@ def _lay_out(work: Path, files: Optional[Dict[str, bytes]], number: int) -> Dict
 
 
 def _collect(work: Path, store: Store, key: str, number: int, put: Dict[Path, int]) -> None:
-    """Keeps the graph, unless it is the one laid out or MindSpore has written something else."""
+    """Stores the graph, unless it came from the cache or MindSpore has written something else."""
     graphs = _graphs(work)
     if graphs and all(put.get(path) == path.stat().st_mtime_ns for path in graphs):
         LOG.info("the compiled graph was kept")

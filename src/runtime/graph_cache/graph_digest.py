@@ -18,7 +18,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-# What changes from one process to the next, or with calling the cell, and in no graph.
+# Attributes that differ between processes or calls and do not affect the graph.
 _PASSING = {
     *("_create_time", "_cell_init_args", "_compile_cache", "_phase_cache", "_compile_phase"),
     *("arguments_key", "_params_list", "_jit_graph_name", "_compiled", "_id", "_exist_objs"),
@@ -32,7 +32,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 class Unknown(ValueError):
-    """Something whose part in a graph is not known."""
+    """An object whose effect on a graph is not known."""
 
 
 def graph_digest(cell: nn.Cell, inputs: Iterable[Any]) -> str:
@@ -51,7 +51,7 @@ def graph_digest(cell: nn.Cell, inputs: Iterable[Any]) -> str:
 
 
 class _Hasher:
-    """Goes through objects and adds each to `digest`; one met again is named by its number."""
+    """Walks through objects and hashes each; one that comes again is hashed by its number."""
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
