@@ -67,10 +67,8 @@ def soft_nms(
     """
     boxes, scores = _split(dets)
     one = np.zeros(len(scores), np.int64)
-    index, lowered = nms_per_class(
-        boxes, scores, one, sigma, iou_threshold, score_threshold, method
-    )
-    return np.concatenate([boxes[index], lowered[:, None]], axis=1)
+    index, scores = nms_per_class(boxes, scores, one, sigma, iou_threshold, score_threshold, method)
+    return np.concatenate([boxes[index], scores[:, None]], axis=1)
 
 
 def hard_nms(dets: np.ndarray, iou_threshold: float) -> np.ndarray:

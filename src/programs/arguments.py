@@ -183,7 +183,7 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
     )
     parser.add_argument("dataset", type=Path, help=DATASET)
     parser.add_argument("--split", nargs="+", help="splits to check (default: train and val)")
-    # The preset that train.py takes: its priors match what those of a training would.
+    # The preset that train.py takes, so that the priors are those of a training.
     add_config_arguments(parser, default_preset(device_there()))
     parser.add_argument(
         "--images",

@@ -133,7 +133,9 @@ def print_prior_recall(columns: Columns, config: Config) -> None:
     print(f"  by side at {size} px: " + ", ".join(f"{r.name} px {r.recall:.0%}" for r in rows))
     out = [f"{r.name} px ({r.total} boxes)" for r in rows if r.recall < LOW_RECALL]
     if out:
-        print(f"  hardly matched, but by the one best prior of each box: {', '.join(out)}")
+        print(
+            f"  under {LOW_RECALL:.0%} matched, but for each box's one best prior: {', '.join(out)}"
+        )
 
 
 def print_anchors(columns: Columns, config: Config) -> None:
@@ -144,10 +146,8 @@ def print_anchors(columns: Columns, config: Config) -> None:
         return
     grid, now = build_grid(config)
     for name, scales in (("now", now), ("fitted", suggest_scales(boxes, grid, now, threshold))):
-        fit, words = (
-            evaluate_scales(boxes, scales, grid, threshold),
-            ",".join(f"{s:g}" for s in scales),
-        )
+        fit = evaluate_scales(boxes, scales, grid, threshold)
+        words = ",".join(f"{s:g}" for s in scales)
         print(
             f"  anchors {name}: {fit.recall:.1%} of the boxes matched, mean of the best IoU", end=""
         )
