@@ -20,7 +20,8 @@ from src.utils import run_main
 
 def coco_content(data: DetectionData, label: int) -> Dict[str, List[Dict[str, Any]]]:
     """COCO's JSON of the objects of `label`, with images called by their number."""
-    images, annotations = [], []
+    images: List[Dict[str, Any]] = []
+    annotations: List[Dict[str, Any]] = []
     for number, record in enumerate(data.records, 1):
         name = f"{number:06d}{Path(record.path).suffix}"
         size = {"width": record.width, "height": record.height}
