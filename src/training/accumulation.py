@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ..runtime.collectives import MeanOverRanks
+from ..runtime.gpu.transfer import Transfer
 from ..runtime.gpu.workarounds import UnusedSum
 from .ema import Ema
 from .train_step import BatchNormStatistics, Gradients, Step, StepOutcome, Update
@@ -50,8 +51,9 @@ class AccumulatedStep(Step):
         statistics: Sequence[Parameter] = (),
         ema: Optional[Ema] = None,
         compiled: Callable[[nn.Cell], Callable[..., Any]] = lambda cell: cell,
+        transfer: Optional[Transfer] = None,
     ) -> None:
-        super().__init__(gradients, update, statistics, ema, compiled)
+        super().__init__(gradients, update, statistics, ema, compiled, transfer)
         self.parts = parts
         totals = _Totals(update)
         self._begin = compiled(_Begin(self._batch_norm))
@@ -64,8 +66,8 @@ class AccumulatedStep(Step):
         """As `TrainStep`."""
         saved = self._begin()
         for part in zip(*(self._split(x) for x in (images, loc_targets, label_targets))):
-            self._add(*part)
-        report, _ = self._end(stop)
+            self._add(*self._transfer.send_batch(*part))
+        report, _ = self._end(self._transfer.send(stop))
         return self._finish(report, saved)
 
     def _split(self, x: Tensor) -> List[Tensor]:
@@ -107,10 +109,8 @@ class _Add(nn.Cell):
         self.unused_sum = UnusedSum(world_size)
         self.map = ops.HyperMap()
 
-    def construct(
-        self, images: Tensor, loc_targets: Tensor, label_targets: Tensor
-    ) -> Tuple[Tensor, Tensor]:
-        losses, grads = self.gradients(images, loc_targets, label_targets)
+    def construct(self, images: Tensor, *targets: Tensor) -> Tuple[Tensor, Tensor]:
+        losses, grads = self.gradients(images, *targets)
         means = self.mean_over_ranks(losses)
         positives = ops.maximum(means[2], 1.0)
         added = self.map(ops.partial(_add, positives), self.totals.grads, grads)

@@ -20,6 +20,7 @@ from ..inference.mindspore_network import cell_network
 from ..loss import ModelWithLoss, MultiBoxLoss
 from ..model.cpu_layers import fit_to_device
 from ..priors import build_priors
+from ..runtime.gpu.transfer import GpuTransfer, Transfer
 from ..runtime.graph_cache.cached_cell import Cached
 from ..runtime.typed_config import ConfigError
 from .accumulation import AccumulatedStep
@@ -120,10 +121,11 @@ def build_step(
     clip = config.optimizer.clip_grad_norm
     update = Update(optimizer, clip, world_size, target != "CPU", saturating=target == "Ascend")
     gradients = Gradients(cell, update, loss_scale, config.data.mean_bgr)
+    transfer = GpuTransfer(config.model.num_classes) if target == "GPU" else Transfer()
     parts = config.train.accumulate
     if parts > 1:
-        return AccumulatedStep(gradients, update, parts, statistics, ema, Cached)
-    return TrainStep(gradients, update, statistics, ema, Cached)
+        return AccumulatedStep(gradients, update, parts, statistics, ema, Cached, transfer)
+    return TrainStep(gradients, update, statistics, ema, Cached, transfer)
 
 
 def build_batches(

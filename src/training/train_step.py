@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ..runtime.collectives import MeanOverRanks
+from ..runtime.gpu.transfer import Transfer, whole_targets
 from ..runtime.gpu.workarounds import UnusedSum, zero_unless
 from .ema import Ema
 from .optimizers import Optimizer
@@ -41,6 +42,7 @@ class Step:
         statistics: running averages of BatchNorm, which a forward pass changes.
         ema: the average of weights that follows them.
         compiled: put around each cell that is called.
+        transfer: brings batches to the device.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Step:
         statistics: Sequence[Parameter] = (),
         ema: Optional[Ema] = None,
         compiled: Callable[[nn.Cell], Compiled] = lambda cell: cell,
+        transfer: Optional[Transfer] = None,
     ) -> None:
         self.loss_scale = gradients.loss_scale
+        self._transfer = transfer or Transfer()
         self._taken = update.optimizer.global_step
         self._batch_norm = BatchNormStatistics(statistics)
         self._ema = None if ema is None else compiled(ema)
@@ -76,8 +80,9 @@ class TrainStep(Step):
         statistics: Sequence[Parameter] = (),
         ema: Optional[Ema] = None,
         compiled: Callable[[nn.Cell], Compiled] = lambda cell: cell,
+        transfer: Optional[Transfer] = None,
     ) -> None:
-        super().__init__(gradients, update, statistics, ema, compiled)
+        super().__init__(gradients, update, statistics, ema, compiled, transfer)
         self._step = compiled(TrainOneStepCell(gradients, update, self._batch_norm))
 
     def __call__(
@@ -91,7 +96,8 @@ class TrainStep(Step):
             label_targets: (B, P) int32.
             stop: () float32, above 0 where this rank has received a signal.
         """
-        report, saved, _ = self._step(images, loc_targets, label_targets, stop)
+        batch = self._transfer.send_batch(images, loc_targets, label_targets)
+        report, saved, _ = self._step(self._transfer.send(stop), *batch)
         return self._finish(report, saved)
 
 
@@ -107,11 +113,11 @@ class TrainOneStepCell(nn.Cell):
         self.unused_sum = UnusedSum(update.world_size)
 
     def construct(
-        self, images: Tensor, loc_targets: Tensor, label_targets: Tensor, stop: Tensor
+        self, stop: Tensor, images: Tensor, *targets: Tensor
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """(5,) the numbers of a `StepOutcome`, BatchNorm's statistics before, and an unused sum."""
         saved = self.batch_norm.save()
-        losses, grads = self.gradients(ops.depend(images, saved), loc_targets, label_targets)
+        losses, grads = self.gradients(ops.depend(images, saved), *targets)
         means = self.mean_over_ranks(ops.cat((losses, stop.reshape(1))))
         norm = self.update(grads, self.gradients.loss_scale, means[0] + means[1])
         report = ops.cat((means[:2], norm.reshape(1), means[2:]))
@@ -146,12 +152,14 @@ class Gradients(nn.Cell):
         loss, loc_loss, conf_loss = self.cell(*batch)
         return loss * self.loss_scale, loc_loss, conf_loss
 
-    def construct(
-        self, images: Tensor, loc_targets: Tensor, label_targets: Tensor
-    ) -> Tuple[Tensor, Tuple[Tensor, ...]]:
-        """(3,) loc loss, conf loss and number of positives; the gradients, packed."""
+    def construct(self, images: Tensor, *targets: Tensor) -> Tuple[Tensor, Tuple[Tensor, ...]]:
+        """(3,) loc loss, conf loss and number of positives; the gradients, packed.
+
+        The batch is as a `Transfer` sends it.
+        """
         if images.dtype == ms.uint8:
             images = images.astype(ms.float32) - self.mean
+        loc_targets, label_targets = whole_targets(*targets)
         (_, loc_loss, conf_loss), grads = self.value_and_grad(images, loc_targets, label_targets)
         positives = (label_targets > 0).astype(ms.float32).sum()
         return ops.stack((loc_loss, conf_loss, positives)), self.update.pack(grads)

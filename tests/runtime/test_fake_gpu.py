@@ -66,10 +66,10 @@ def test_a_step_in_float32(gpu, tmp_path):
     assert found["convolutions"] == 176
     assert found["on tensor cores"] == 0  # float32, not TF32
     assert found["copies to host"] == 1
-    assert found["waits"] <= 11
+    assert found["waits"] <= 3  # the end of each graph, and the report's way to the host
     assert found["copies on device"] <= 60
     assert found["kernels"] <= 700
-    assert found["bytes to device"] <= 750_000
+    assert found["bytes to device"] <= 475_000  # images 393,216
 
 
 def test_vgg_in_float16(gpu, tmp_path):
