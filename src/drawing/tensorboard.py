@@ -2,6 +2,7 @@
 """A run's events for TensorBoard: curves of loss and AP, precision by recall, pictures."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple
 
@@ -11,6 +12,7 @@ from ..data.records import DetectionData, ImageRecord
 from ..data.sample_stream import Reader
 from ..evaluation.coco_metrics import CocoScore
 from ..evaluation.result_arrays import result_arrays
+from ..runtime.files import naming
 from ..training.callback import Scored
 from ..training.run_log import Interval
 from .detections import draw_detections, scaled
@@ -35,16 +37,24 @@ class EventLog:
     def __init__(
         self, folder: Path, start_step: int = 0, data: Optional[DetectionData] = None
     ) -> None:
-        # After MindSpore, which sets Protobuf up for the old messages it brings along.
-        from tensorboardX import SummaryWriter
+        # After MindSpore, which sets Protobuf up for the old messages it brings along. Not its
+        # SummaryWriter, whose thread dies on a full disk: training would wait for it for ever.
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        purge_step = start_step + 1 if start_step else None
-        self._writer = SummaryWriter(str(folder / FOLDER), purge_step=purge_step, flush_secs=2)
+        self._folder, self._event, self._summary = folder / FOLDER, Event, summary
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with naming(self._folder):
+            self._file = EventsWriter(str(self._folder / "events"))
+        if start_step:
+            self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._data = data
         self._reader = None if data is None else Reader(data)
 
     def __call__(self, interval: Interval) -> None:
         self._scalars(interval.step, dataclasses.asdict(interval))
+        self._flush()
 
     def scores(self, step: int, epoch: int, scored: Scored) -> None:
         """Numbers, curves and pictures of an evaluation."""
@@ -53,24 +63,35 @@ class EventLog:
             self._curves(step, scored.score)
         for record, picture in self._pictures(scored.results):
             tag = f"pictures/{Path(record.path).name}"
-            self._writer.add_image(tag, picture[:, :, ::-1], step, dataformats="HWC")
+            self._write(step, self._summary.image(tag, picture[:, :, ::-1], dataformats="HWC"))
+        self._flush()
 
     def close(self) -> None:
-        """Flushes the events and closes the file."""
-        self._writer.close()
+        """Ends the file."""
+        with naming(self._folder):
+            self._file.close()
+
+    def _write(self, step: int, summary: Any = None, session_log: Any = None) -> None:
+        event = self._event(summary=summary, session_log=session_log)
+        event.step, event.wall_time = step, time.time()
+        with naming(self._folder):
+            self._file.write_event(event)
+
+    def _flush(self) -> None:
+        with naming(self._folder):
+            self._file.flush()
 
     def _scalars(self, step: int, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if name not in _NO_VALUES and value is not None:
-                self._writer.add_scalar(name, value, step)
+                self._write(step, self._summary.scalar(name, value))
 
     def _curves(self, step: int, score: CocoScore) -> None:
         """Of all classes together, and of the first ones."""
         for name, counts in precision_curves(score)[: CURVES + 1]:
             tag = f"precision_recall_at_IoU_50/{name}"
-            self._writer.add_pr_curve_raw(
-                tag, *counts, global_step=step, num_thresholds=counts.shape[1]
-            )
+            curve = self._summary.pr_curve_raw(tag, *counts, num_thresholds=counts.shape[1])
+            self._write(step, curve)
 
     def _pictures(self, results: Any) -> List[Tuple[ImageRecord, np.ndarray]]:
         if self._data is None or self._reader is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 from ..data.records import DetectionData
-from ..runtime.files import file_sha256
+from ..runtime.files import append, file_sha256
 
 VERSION = 1  # raise when the same settings would give other results
 
@@ -72,11 +72,7 @@ class PartialResults:
         self._write({"images": list(image_ids), "results": list(results)})
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        try:
-            with open(self.path, "ab") as file:
-                file.write(json.dumps(content).encode() + b"\n")
-        except OSError as error:  # a full disk is an error without a file's name
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        append(self.path, json.dumps(content) + "\n")
 
 
 def _read(path: Path, key: str) -> Any:

@@ -52,11 +52,12 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        except KeyboardInterrupt:  # a second Ctrl-C
-            temporary.unlink(missing_ok=True)
-            raise
+        with contextlib.suppress(OSError):  # a read-only file system refuses even what is not there
+            try:
+                temporary.unlink(missing_ok=True)
+            except KeyboardInterrupt:  # a second Ctrl-C
+                temporary.unlink(missing_ok=True)
+                raise
 
 
 def write_atomically(path: Path, content: Union[str, bytes]) -> None:
@@ -69,6 +70,25 @@ def write_atomically(path: Path, content: Union[str, bytes]) -> None:
         content = content.encode("utf-8", "surrogateescape")
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A full disk is an error without a file's name; in this block it has that of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def append(path: Path, text: str) -> None:
+    """Add to a file, as UTF-8.
+
+    Raises:
+        OSError: naming `path`; a part of the text may be there.
+    """
+    with naming(path), open(path, "ab") as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Any, **layout: Any) -> None:

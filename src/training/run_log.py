@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import psutil
 
-from ..runtime.files import write_atomically, write_json
+from ..runtime.files import append, write_atomically, write_json
 from ..runtime.terminal import ProgressBar, duration
 from .callback import Callback, Scored, StepReport
 
@@ -223,8 +223,7 @@ class RunLog:
 
     def _append(self, row: Mapping[str, Any]) -> None:
         plain = {name: None if _not_json(value) else value for name, value in row.items()}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain) + "\n")
+        append(self._path, json.dumps(plain) + "\n")
 
 
 def _not_json(value: Any) -> bool:

@@ -18,6 +18,7 @@ WRITERS = {
     "detections_x_y_results.zip": "write_submission(folder, random_rows(99), 'x', 'y')",
     "a.png": "files.write_atomically(folder / 'a.png', os.urandom(999))",
     "part.jsonl": "PartialResults(folder / 'part.jsonl', 'key').append([1], [[ROW] * 99])",
+    "log.jsonl": "RunLog(folder).scores(1, 1, Scored({str(n): n for n in range(99)}))",
 }
 SCRIPT = """
 import os, random, resource, sys
@@ -25,6 +26,8 @@ from pathlib import Path
 from src.evaluation.partial_results import PartialResults
 from src.evaluation.submission import write_submission
 from src.runtime import files
+from src.training.callback import Scored
+from src.training.run_log import RunLog
 from src.utils import run_main
 
 folder, ROW = Path(sys.argv[1]), {row}
@@ -54,7 +57,7 @@ with locked(Path({str(tmp_path)!r})):
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_file_is_named_and_the_one_before_is_untouched(name, tmp_path):
     script = SCRIPT.format(row=ROW, call=WRITERS[name])
-    if name != "part.jsonl":  # which is added to
+    if not name.endswith(".jsonl"):  # these are added to
         (tmp_path / name).write_text("old")
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -62,5 +65,21 @@ def test_the_file_is_named_and_the_one_before_is_untouched(name, tmp_path):
     assert os.listdir(tmp_path) == [name]
     if name == "part.jsonl":
         assert PartialResults(tmp_path / name, "key").results == {}
-    else:
+    elif name != "log.jsonl":
         assert (tmp_path / name).read_text() == "old"
+
+
+def test_training_does_not_wait_for_events_that_cannot_be_written(tmp_path):
+    script = f"""
+import resource
+from pathlib import Path
+from src.drawing.tensorboard import EventLog
+from src.training.callback import Scored
+from src.utils import run_main
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+log = EventLog(Path({str(tmp_path)!r}))
+run_main(lambda: [log.scores(step, 1, Scored({{"AP": 0.5}})) for step in range(99)])
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path / 'events'}: File too large\n")

@@ -198,3 +198,14 @@ def test_what_a_killed_process_leaves_goes_at_the_next_start(tmp_path):
         process.kill()
     with scratch_folder(tmp_path, "run-") as own:
         assert set(os.listdir(tmp_path)) == {"run-of-a-user", "other-folder", own.name}
+
+
+def test_a_read_only_file_system_is_an_error_of_the_file_asked_for(tmp_path, monkeypatch):
+    def refuse(path, *_args, **_flags):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)  # which it says of a missing file, too
+    with pytest.raises(OSError, match="Read-only") as caught:
+        write_atomically(tmp_path / "a.png", b"")
+    assert caught.value.filename == str(tmp_path / "a.png")
