@@ -19,6 +19,10 @@ class DataError(M2DetError, ValueError):
     """A data set that cannot be used; the message is one line: the file, and what was expected."""
 
 
+class MissingData(DataError):
+    """No such data set, or no such split of it."""
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """One annotated image.

@@ -61,7 +61,7 @@ def resolve_config(name: Optional[str], overrides: Sequence[str], checkpoint: Pa
     path = checkpoint.parent / CONFIG_NAME
     if not path.is_file():
         if not checkpoint.is_file():
-            raise CheckpointError(f"checkpoint {checkpoint} not found")
+            raise no_checkpoint(checkpoint)
         raise ConfigError(f"{path} not found; give the preset with --config")
     return get_config(str(path), overrides)
 
@@ -144,6 +144,12 @@ def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
         logging.disable(logging.NOTSET)
 
 
+def no_checkpoint(path: Path) -> CheckpointError:
+    """The error for a path at which there is no file."""
+    what = "is a folder; name a file in it" if path.is_dir() else "not found"
+    return CheckpointError(f"checkpoint {path} {what}")
+
+
 def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:
     """Every tensor of a .ckpt or .safetensors file by name.
 
@@ -152,16 +158,18 @@ def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:
         DamagedError: it cannot be read.
     """
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} not found")
+        raise no_checkpoint(path)
     import mindspore as ms
 
     kind = "safetensors" if path.suffix == ".safetensors" else "ckpt"
     logging.disable(logging.CRITICAL)  # MindSpore logs what the exception says
     try:
-        content = ms.load_checkpoint(str(path), format=kind, crc_check=kind == "ckpt")
+        flags = {"format": kind, "crc_check": kind == "ckpt"}
+        content = ms.load_checkpoint(str(path), **flags) if path.stat().st_size else {}
     except Exception as error:  # MindSpore raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:120]
-        raise DamagedError(f"checkpoint {path} cannot be read: {reason}") from None
+        message = f"checkpoint {path} cannot be read: damaged, or no checkpoint ({reason})"
+        raise DamagedError(message) from None
     finally:
         logging.disable(logging.NOTSET)
     if not content:

@@ -14,7 +14,7 @@ from mindspore import nn
 from ..config import Config
 from ..priors import make_priors
 from ..runtime.errors import M2DetError, one_line
-from ..runtime.files import file_sha256, replacing, scratch_folder, write_json
+from ..runtime.files import file_sha256, naming, replacing, scratch_folder, write_json
 from .checkpoint import Labels
 from .export_cells import build_export_form
 from .export_check import (
@@ -176,7 +176,7 @@ def add_nms(draft: Path, inputs: np.ndarray, metadata: Dict[str, Any]) -> Path:
 def put_in_place(draft: Path, output: Path, metadata: Dict[str, Any]) -> None:
     """Move a finished file to `output`, and write its metadata beside it, checksum included."""
     checksum = file_sha256(draft)
-    with replacing(output) as temporary:
+    with replacing(output) as temporary, naming(temporary):  # the draft is in another folder
         shutil.copyfile(draft, temporary)
     content = {**metadata, "file_sha256": checksum}
     write_json(output.with_name(output.name + ".json"), content, indent=2, ensure_ascii=False)

@@ -5,7 +5,7 @@ PyTorch itself is imported where a file is read or written. "Official" is the la
 M2Det code, or that of a backbone's own checkpoint; see `src/formats/pytorch_keys.py`.
 """
 
-import errno
+import io
 import pickle
 import re
 import warnings
@@ -16,8 +16,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from ..runtime.errors import one_line
-from ..runtime.files import replacing
+from ..runtime.files import write_atomically
 from .pytorch_keys import ConversionError, reason_unused, strip_module
 
 Arrays = Mapping[str, np.ndarray]
@@ -226,12 +225,10 @@ def write_pytorch(state: Arrays, path: Path) -> None:
     made: Dict[int, Any] = {}
     for values in state.values():
         made.setdefault(id(values), torch.from_numpy(np.array(values)))
+    content = io.BytesIO()  # of a full disk torch says what it expected at which position
+    torch.save({key: made[id(values)] for key, values in state.items()}, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        try:
-            torch.save({key: made[id(values)] for key, values in state.items()}, temporary)
-        except RuntimeError as error:  # torch's word for a full disk
-            raise OSError(errno.EIO, one_line(error)) from None
+    write_atomically(path, content.getvalue())
 
 
 def _parent(key: str) -> str:

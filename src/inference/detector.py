@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ..config import Config
-from ..formats.checkpoint import CheckpointError, Labels, load_labels, resolve_config
+from ..formats.checkpoint import Labels, load_labels, no_checkpoint, resolve_config
 from ..priors import build_priors, make_priors
 from ..runtime.errors import UsageError
 from ..runtime.stopwatch import Stopwatch
@@ -116,7 +116,7 @@ class ArrayDetector:
         ensure_graph_mode()
         path = Path(path)
         if not path.is_file():
-            raise CheckpointError(f"checkpoint {path} not found")
+            raise no_checkpoint(path)
         config = config or resolve_config(None, (), path)
         network = load_network(config, path)
         labels = labels or load_labels(path)

@@ -12,7 +12,7 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..config import Config, ConfigError, override
-from ..formats.checkpoint import CheckpointError, Labels, load_labels, resolve_config
+from ..formats.checkpoint import Labels, load_labels, no_checkpoint, resolve_config
 from ..formats.exported_network import Exported, load_exported
 from ..formats.metadata_check import ExportedError
 from .detector import ArrayDetector
@@ -92,7 +92,7 @@ def read_network_file(
     """
     if path.suffix not in EXPORTED:
         if not path.is_file():  # before it is config.json that is missing
-            raise CheckpointError(f"checkpoint {path} not found")
+            raise no_checkpoint(path)
         return NetworkFile(path, resolve_config(preset, overrides, path), load_labels(path), None)
     if preset is not None:
         raise ConfigError(f"{path}: an exported file has its own configuration; leave out --config")

@@ -179,7 +179,8 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
     parser = argparse.ArgumentParser(
         prog=prog,
         description=check_arguments.__doc__,
-        epilog="Exit code 0: nothing wrong, or training repairs it; 1: errors; 2: wrong usage.",
+        epilog="Exit code 0: nothing wrong, or training repairs it; 1: faults in the data;"
+        " 2: no such data set or split, or the picture cannot be written.",
     )
     parser.add_argument("dataset", type=Path, help=DATASET)
     parser.add_argument("--split", nargs="+", help="splits to check (default: train and val)")

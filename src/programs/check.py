@@ -23,29 +23,32 @@ from ..data.checks import (
 )
 from ..data.coco_utils import find_splits, load_data
 from ..data.dataset import usable_workers
-from ..data.records import Columns, DataError, DetectionData, Findings, columns_of
+from ..data.records import Columns, DataError, DetectionData, Findings, MissingData, columns_of
 from ..drawing.data_overview import draw_report, prior_shapes_px
 from ..priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
-from ..runtime.errors import M2DetError, printable
-from ..runtime.files import write_atomically
+from ..runtime.errors import printable
+from ..runtime.files import made, write_atomically
 from ..runtime.terminal import ProgressBar
 
 LOW_RECALL = 0.1  # a size is reported where a smaller fraction of its boxes is matched
 
 
 def main(args: argparse.Namespace) -> int:
-    """Check, report on stdout, and return the exit code."""
+    """Check, report on stdout, and return the exit code: 1 for faults of the data alone.
+
+    Raises:
+        MissingData: no such data set or split.
+        OSError: the picture cannot be written.
+    """
+    config = get_config(args.config, args.set)
     try:
-        config = get_config(args.config, args.set)
-        return check(args, config)
-    except BrokenPipeError:  # `| head -1`
+        with made(picture_path(args.output, "", False).parent):  # not after all the work
+            return check(args, config)
+    except MissingData:
         raise
-    except (DataError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    except M2DetError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
 
 
 def check(args: argparse.Namespace, config: Config) -> int:
@@ -57,7 +60,6 @@ def check(args: argparse.Namespace, config: Config) -> int:
         data = load_data(args.dataset, split, config.data.allow_links, findings)
         print(printable(f"{data.annotation_path}, split {data.split} ({data.style})"))
         picture = picture_path(args.output, data.split, len(splits) > 1)
-        picture.parent.mkdir(parents=True, exist_ok=True)  # not after all the work
         columns = columns_of(data)
         print_numbers(data, columns)
         find_duplicate_boxes(data, columns, findings)

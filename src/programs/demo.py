@@ -21,7 +21,7 @@ from ..inference.open_network import prepare_device, read_network_file
 from ..inference.result_files import WRITERS, Found
 from ..inference.video_file import VideoFile
 from ..runtime.errors import UsageError, printable
-from ..runtime.files import write_atomically
+from ..runtime.files import made, write_atomically
 from ..runtime.terminal import ProgressBar, start_log
 from ..utils import check_score_threshold
 
@@ -38,13 +38,12 @@ def main(args: argparse.Namespace) -> None:
     if args.show:
         check_screen()
     start_log()
-    listed = STDIN in args.input
+    lines = standard_input() if STDIN in args.input else None
     sources = find_sources(text for text in args.input if text != STDIN)
     prepare_device(args.checkpoint_path, args.device_target, args.device_id)
     network = read_network_file(args.checkpoint_path, args.config, args.set)
     test = replace(network.config.test, score_threshold=args.score_threshold)
     detector = network.detector(replace(network.config, test=test))
-    args.output.mkdir(parents=True, exist_ok=True)
     demo = Demo(
         detector,
         args.output,
@@ -53,8 +52,19 @@ def main(args: argparse.Namespace) -> None:
         args.show,
         args.hide_overlaps,
     )
-    everything = itertools.chain(sources, listed_sources(standard_input()) if listed else ())
-    total = None if listed else count_frames(sources, args.limit)
+    with made(args.output):
+        run(demo, sources, lines, args)
+
+
+def run(
+    demo: "Demo",
+    sources: Sequence[Source],
+    lines: Optional[Iterable[Union[str, bytes]]],
+    args: argparse.Namespace,
+) -> None:
+    """Goes through the sources and those named in `lines`, and writes what was found."""
+    everything = itertools.chain(sources, listed_sources(lines or ()))
+    total = count_frames(sources, args.limit) if lines is None else None
     try:
         with ProgressBar(total, "pictures") as bar:
             for _ in itertools.islice(demo.run(everything), args.limit or None):
@@ -66,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
     if not demo.entries:
         raise ImageError(f"none of the {demo.failed} inputs could be read")
     for name in args.format:
-        path = WRITERS[name](args.output, demo.entries, detector.class_names)
+        path = WRITERS[name](args.output, demo.entries, demo.detector.class_names)
         LOG.info("written: %s", printable(str(path)))
     boxes = sum(len(entry.scores) for entry in demo.entries)
     LOG.info("%d found in %d pictures; inputs failed: %d", boxes, len(demo.entries), demo.failed)

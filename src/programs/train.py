@@ -17,7 +17,7 @@ from ..config import get_config, with_classes
 from ..data.coco_utils import load_data
 from ..data.records import require_boxes
 from ..drawing.tensorboard import EventLog
-from ..formats.checkpoint import CheckpointError
+from ..formats.checkpoint import no_checkpoint
 from ..priors import build_priors
 from ..runtime.cpu_settings import thread_count
 from ..runtime.device import setup_device
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
         sys.exit(check(args))
     refuse_used(args.train_url / config.experiment_tag, args.resume)
     if args.resume not in (None, "auto") and not Path(args.resume).is_file():
-        raise CheckpointError(f"checkpoint {args.resume} not found")
+        raise no_checkpoint(Path(args.resume))
     with StopSignal() as stop:
         rank, world_size = setup_device(
             args.device_target, args.device_id, args.distribute, config.train.allow_tf32

@@ -12,7 +12,7 @@ from ..config import Config
 from ..data.coco_utils import load_data
 from ..data.images import read_image
 from ..drawing.network_insides import draw_activations, draw_matches, draw_priors
-from ..formats.checkpoint import resolve_config
+from ..formats.checkpoint import no_checkpoint, resolve_config
 from ..inference.views import View, view_input
 from ..priors import make_priors, map_sizes, prior_shapes_per_cell
 from ..runtime.errors import UsageError, printable
@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
             f"{args.what} needs --config, or --checkpoint_path with config.json beside"
         )
     if args.checkpoint_path is not None and not args.checkpoint_path.is_file():
-        raise UsageError(f"checkpoint {args.checkpoint_path} not found")
+        raise no_checkpoint(args.checkpoint_path)
     output = args.output or Path(f"{args.what}.png")
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg") or output.is_dir():
         raise UsageError(f"--output {output}: expected a file whose name ends in .png or .jpg")

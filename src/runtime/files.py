@@ -124,6 +124,23 @@ def remove_unfinished() -> None:
 
 
 @contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """`folder` is there in this block; what of it was made for the block and stays empty goes.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for path in new:
+                path.rmdir()
+
+
+@contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds `folder`, which is made if need be, for this process.
 
@@ -134,9 +151,8 @@ def locked(folder: Path) -> Iterator[None]:
         LockedError: another process holds it.
         OSError: nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path, owner = folder / LOCK_NAME, os.getpid()
-    with _lock(path) as file:
+    with made(folder), _lock(path) as file:
         file.truncate(0)
         with contextlib.suppress(OSError):  # on a full disk it locks all the same
             os.write(file.fileno(), f"{owner} on {socket.gethostname()}".encode())

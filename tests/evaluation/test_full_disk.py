@@ -18,10 +18,12 @@ WRITERS = {
     "detections_x_y_results.zip": "write_submission(folder, random_rows(99), 'x', 'y')",
     "a.png": "files.write_atomically(folder / 'a.png', os.urandom(999))",
     "part.jsonl": "PartialResults(folder / 'part.jsonl', 'key').append([1], [[ROW] * 99])",
+    "x.pth": "room('formats.pytorch_weights').write_pytorch({'a': [0.0] * 99}, folder / 'x.pth')",
+    "x.onnx": "room('formats.export_network').put_in_place(DRAFT, folder / 'x.onnx', {})",
     "log.jsonl": "RunLog(folder).scores(1, 1, Scored({str(n): n for n in range(99)}))",
 }
 SCRIPT = """
-import os, random, resource, sys
+import importlib, os, random, resource, sys
 from pathlib import Path
 from src.evaluation.partial_results import PartialResults
 from src.evaluation.submission import write_submission
@@ -30,7 +32,10 @@ from src.training.callback import Scored
 from src.training.run_log import RunLog
 from src.utils import run_main
 
-folder, ROW = Path(sys.argv[1]), {row}
+folder, ROW, DRAFT = Path(sys.argv[1]), {row}, Path(files.__file__)
+
+def room(name):
+    return importlib.import_module("src." + name)
 
 def random_rows(count):  # which no archive makes small
     return [{{**ROW, "score": random.random()}} for _ in range(count)]

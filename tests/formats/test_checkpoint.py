@@ -102,9 +102,15 @@ def test_damaged_files(saved, damage):
             pytest.skip("safetensors has no checksum")
         raw[len(raw) // 2] ^= 1
     path.write_bytes({"cut": raw[: len(raw) // 2], "empty": b"", "text": b"hello"}.get(damage, raw))
-    with pytest.raises(CheckpointError, match=path.name) as caught:
+    expected = "holds no parameters" if damage == "empty" else "damaged, or no checkpoint"
+    with pytest.raises(CheckpointError, match=rf"{path.name} .*{expected}") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read_checkpoint(tmp_path)
 
 
 def test_200_flipped_bits_and_20_truncations_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import struct
 from collections import Counter
+from functools import partial
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from src.data.coco_utils import load_data
 from src.data.records import Findings, columns_of
 from src.priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 from src.programs import arguments
+from src.utils import run_main
 from tests.datasets import (
     SHARED,
     coco_content,
@@ -70,10 +72,9 @@ def test_pictures_are_written_where_it_is_told_and_named(tmp_path, capsys, monke
 def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     root = write_coco(tmp_path / "data", coco_content())
-    assert run(root, output=tmp_path / "file" / "out") == 1
-    captured = capsys.readouterr()
-    assert "file" in captured.err
-    assert "matched by" not in captured.out
+    with pytest.raises(NotADirectoryError, match="file"):  # exit code 2
+        run(root, output=tmp_path / "file" / "out")
+    assert "matched by" not in capsys.readouterr().out
 
 
 def test_it_looks_with_the_preset_that_is_trained(tmp_path, capsys, monkeypatch):
@@ -236,13 +237,10 @@ def test_pascal_voc_and_a_chosen_split(tmp_path, capsys):
     assert "1 missing XML files" in text
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(None, "no such data set"), ("", "no annotations"), ("{", "not JSON")]
-)
+@pytest.mark.parametrize(("content", "message"), [("", "no annotations"), ("{", "not JSON")])
 def test_what_cannot_be_read_at_all_is_one_line(tmp_path, capsys, content, message):
     root = tmp_path / "data"
-    if content is not None:
-        root.mkdir()
+    root.mkdir()
     if content:
         (root / "instances_train2017.json").write_text(content)
     assert run(root) == 1
@@ -250,6 +248,16 @@ def test_what_cannot_be_read_at_all_is_one_line(tmp_path, capsys, content, messa
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
+
+
+def test_what_is_not_there_is_no_fault_of_the_data(tmp_path, capsys):
+    root = write_coco(tmp_path / "data", coco_content())
+    for flags in ([str(tmp_path / "none")], [str(root), "--split", "odd"]):
+        with pytest.raises(SystemExit) as ended:
+            run_main(partial(check_data.main, [*flags, "--output", str(tmp_path / "out")]))
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith("error: ")
+        assert not (tmp_path / "out").exists()
 
 
 def test_prior_recall_is_what_trying_every_prior_gives():

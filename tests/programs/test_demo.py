@@ -337,10 +337,18 @@ def test_bad_lines_on_standard_input_are_passed_over(run, tmp_path, monkeypatch,
     assert caplog.text.count("passed over") == 4
 
 
-def test_closed_standard_input_is_one_line(run, monkeypatch):
+def test_closed_standard_input_is_one_line(run, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UsageError, match="standard input is closed"):
         run("--input", "-")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_that_can_be_read_leaves_no_folder(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("missing.png\n"))
+    with pytest.raises(ImageError, match="none of the 1 inputs"):
+        run("--input", "-")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["a.png", "detections.csv", "detections_coco.json", "a.txt"])

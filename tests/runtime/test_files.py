@@ -15,6 +15,7 @@ from src.runtime.files import (
     LOCK_NAME,
     LockedError,
     locked,
+    made,
     remove_leftovers,
     remove_unfinished,
     replacing,
@@ -209,3 +210,16 @@ def test_a_read_only_file_system_is_an_error_of_the_file_asked_for(tmp_path, mon
     with pytest.raises(OSError, match="Read-only") as caught:
         write_atomically(tmp_path / "a.png", b"")
     assert caught.value.filename == str(tmp_path / "a.png")
+
+
+def test_a_folder_made_for_nothing_goes_again(tmp_path):
+    with pytest.raises(ZeroDivisionError), made(tmp_path / "a" / "b"):
+        _ = 1 / 0
+    assert os.listdir(tmp_path) == []
+    with made(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "c").write_text("")
+    assert (tmp_path / "a" / "b" / "c").exists()
+    (tmp_path / "old").mkdir()
+    with made(tmp_path / "old"):
+        pass
+    assert (tmp_path / "old").exists()

@@ -8,7 +8,7 @@ from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
 from urllib.parse import unquote
 
 from ..mindrecord import MINDRECORD_ROWS, mindrecord_file
-from ..records import DataError, Findings
+from ..records import DataError, Findings, MissingData
 
 MAX_DEPTH = 4
 # Where the images of a split are, when not in a folder of its own name.
@@ -98,7 +98,7 @@ def scan(root: Union[str, os.PathLike], allow_links: bool = False) -> Tree:
     """
     tree, real = Tree(os.path.abspath(root)), os.path.realpath(root)
     if not os.path.isdir(tree.root):
-        raise DataError(f"{tree.root}: {_no_folder(tree.root)}")
+        raise MissingData(f"{tree.root}: {_no_folder(tree.root)}")
     seen: Set[str] = set()
     pending = [""]
     while pending:
@@ -246,7 +246,7 @@ def choose_split(split: str, available: Mapping[str, object], where: str) -> str
                 return split
     if not available:
         raise DataError(f"{where}: no annotations for split {split!r}")
-    raise DataError(f"{where}: no split {split!r}; found {', '.join(sorted(available))}")
+    raise MissingData(f"{where}: no split {split!r}; found {', '.join(sorted(available))}")
 
 
 def undivided(available: Iterable[str]) -> bool:
