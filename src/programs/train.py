@@ -25,9 +25,9 @@ from ..runtime.errors import printable
 from ..runtime.stop_signal import StopSignal
 from ..runtime.terminal import duration, start_log
 from ..training.builders import milestones
+from ..training.expected_speed import expected_speed, remember_speed
 from ..training.job import LOG, Finished, Job, Plan, RunOptions
 from ..training.resume import refuse_used
-from ..training.run_log import read_log
 
 
 def main(args: argparse.Namespace) -> None:
@@ -53,6 +53,7 @@ def main(args: argparse.Namespace) -> None:
             return
         finished = job.run(partial(announce, job))
     if rank == 0:
+        remember_speed(config, job.folder, device_of(job))
         print_result(finished, args.dataset_path)
 
 
@@ -76,26 +77,30 @@ def announce(job: Job, plan: Plan) -> None:
         LOG.info("%s", line)
     LOG.info("output   %s", printable(str(plan.folder)))
     left = len(plan.rates) - plan.start
-    rows = [row for row in read_log(plan.folder) if row.get("images_per_second")]
-    if left and rows:
-        speed = sum(row["images_per_second"] for row in rows) / len(rows)
-        seconds = left * plan.images_per_step / speed
-        LOG.info("about %s left, at the speed before", duration(seconds))
+    expected = expected_speed(job.config, plan.folder, device_of(job))
+    if left and expected:
+        seconds = left * plan.images_per_step / expected[0]
+        LOG.info("time     about %s, %s", duration(seconds), expected[1])
     if left:
         LOG.info("compiling, about 20 s the first time; the time left is known after that")
 
 
+def device_of(job: Job) -> str:
+    """The device in words."""
+    target = ms.get_context("device_target")
+    device = f"{target}, {thread_count()} threads" if target == "CPU" else target
+    return device + (f", {job.world_size} ranks" if job.world_size > 1 else "")
+
+
 def describe(job: Job, plan: Plan) -> List[str]:
     """Network, device, data, and how long it will be trained, a line each."""
-    model, data, target = job.config.model, job.data, ms.get_context("device_target")
+    model, data = job.config.model, job.data
     size, images = model.input_size, len(data.records)
-    device = f"{target}, {thread_count()} threads" if target == "CPU" else target
-    ranks = f", {job.world_size} ranks" if job.world_size > 1 else ""
     epochs = len(plan.rates) * plan.images_per_step / images
     done = f"; {plan.start} are done" if plan.start else ""
     lines = [
         f"network  {model.backbone}, {size} x {size} px, {plan.trainable:,} trainable parameters",
-        f"device   {device}{ranks}",
+        f"device   {device_of(job)}",
         f"data     {data.split}: {images} images, {len(data.class_names)} classes",
         f"length   {len(plan.rates)} steps of {plan.images_per_step} images, {epochs:.1f} epochs"
         + done,
