@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import Dict, List
 
@@ -30,6 +31,13 @@ from ..runtime.errors import printable
 from ..runtime.files import made, write_atomically
 from ..runtime.terminal import ProgressBar
 
+WRAPPER = textwrap.TextWrapper(
+    80,
+    initial_indent="  ",
+    subsequent_indent="    ",
+    break_long_words=False,
+    break_on_hyphens=False,
+)
 LOW_RECALL = 0.1  # a size is reported where a smaller fraction of its boxes is matched
 
 
@@ -85,6 +93,11 @@ def to_stderr(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
+def wrapped(text: str) -> None:
+    """Prints a line of the report, in several if it is wider than a terminal."""
+    print(WRAPPER.fill(text))
+
+
 def default_splits(root: Path, config: Config) -> List[str]:
     """What training and evaluation would take; at least one.
 
@@ -113,12 +126,12 @@ def print_numbers(data: DetectionData, columns: Columns) -> None:
     unused = [name for name, count in counts.items() if count == 0]
     print(f"  classes {len(counts)}, of them {len(unused)} without a box")
     ranked = sorted(counts.items(), key=lambda item: -item[1])
-    print("  " + ", ".join(f"{name} {count}" for name, count in ranked[:12]), end="")
-    print(", ..." if len(ranked) > 12 else "")
+    shown = [f"{name} {count}" for name, count in ranked[:12]]
+    wrapped(", ".join(shown + ["..."] * (len(ranked) > 12)))
     if len(columns.labels):
         sides = np.sqrt((columns.boxes_px[:, 2:] - columns.boxes_px[:, :2]).prod(axis=1))
         sides_text = ", ".join(f"{q}%: {np.percentile(sides, q):.0f}" for q in (1, 10, 50, 90, 99))
-        print(f"  box size, square root of the area in image pixels: {sides_text}")
+        wrapped(f"box size, square root of the area in image pixels: {sides_text}")
 
 
 def print_prior_recall(columns: Columns, config: Config) -> None:
@@ -132,12 +145,10 @@ def print_prior_recall(columns: Columns, config: Config) -> None:
         if row.total:
             print(f"    {row.name:<8} {row.matched:>8} of {row.total:>8}  {row.recall:7.1%}")
     rows = [row for row in prior_recall_by_side(columns, iou, threshold, size) if row.total]
-    print(f"  by side at {size} px: " + ", ".join(f"{r.name} px {r.recall:.0%}" for r in rows))
+    wrapped(f"by side at {size} px: " + ", ".join(f"{r.name} px {r.recall:.0%}" for r in rows))
     out = [f"{r.name} px ({r.total} boxes)" for r in rows if r.recall < LOW_RECALL]
     if out:
-        print(
-            f"  under {LOW_RECALL:.0%} matched, but for each box's one best prior: {', '.join(out)}"
-        )
+        wrapped(f"out of reach, but for the one best prior of each box: {', '.join(out)}")
 
 
 def print_anchors(columns: Columns, config: Config) -> None:
@@ -149,11 +160,9 @@ def print_anchors(columns: Columns, config: Config) -> None:
     grid, now = build_grid(config)
     for name, scales in (("now", now), ("fitted", suggest_scales(boxes, grid, now, threshold))):
         fit = evaluate_scales(boxes, scales, grid, threshold)
-        words = ",".join(f"{s:g}" for s in scales)
-        print(
-            f"  anchors {name}: {fit.recall:.1%} of the boxes matched, mean of the best IoU", end=""
-        )
-        print(f" {fit.mean_iou:.3f}, with --set anchors.scales={words}")
+        recall, mean = f"{fit.recall:.1%} of the boxes matched", f"{fit.mean_iou:.3f}"
+        print(f"  anchors {name}: {recall}, mean of the best IoU {mean}, with")
+        print(f"    --set anchors.scales={','.join(f'{s:g}' for s in scales)}")
 
 
 def print_findings(findings: Findings, strict: bool) -> bool:

@@ -117,14 +117,25 @@ def test_names_that_are_not_utf_8(tmp_path, capfd):
     assert "\\udcff.jpg" in text
 
 
+def test_the_report_fits_a_terminal(coco_tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(coco_tiny.parent)  # paths are as long as they are
+    flags = [coco_tiny.name, "--images", "none", "--suggest_anchors", "--config", "m2det_tiny"]
+    check_data.main([*flags, "--output", str(tmp_path)])
+    rows = [row for row in capsys.readouterr().out.splitlines() if "/" not in row]
+    assert len(rows) > 20
+    assert max(map(len, rows)) <= 80
+
+
 def test_anchors_are_suggested(tmp_path, capsys):
     rows = [(1, 3, [x, 10, 5, 5]) for x in range(0, 50, 10)]  # 5 of 60 pixels
     root = write_coco(tmp_path, coco_content(["a.jpg"], rows))
     assert run(root, "--config", "m2det_tiny", "--images", "none", "--suggest_anchors") == 0
-    lines = [row for row in capsys.readouterr().out.splitlines() if row.startswith("  anchors")]
+    rows = capsys.readouterr().out.splitlines()
+    lines = [row for row in rows if row.startswith("  anchors")]
     shares = [float(row.split(": ")[1].split("%")[0]) for row in lines]
     assert shares[1] > shares[0]
-    assert lines[1].count(",") == 2 + 4  # five scales: four maps and one more
+    sets = [row for row in rows if "--set anchors.scales=" in row]
+    assert [row.count(",") for row in sets] == [4, 4]  # five scales: four maps and one more
     root = write_coco(tmp_path / "empty", coco_content(["a.jpg"]))
     assert run(root, "--images", "none", "--suggest_anchors") == 0
     assert "no boxes to fit anchors to" in capsys.readouterr().out

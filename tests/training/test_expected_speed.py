@@ -50,7 +50,8 @@ def test_a_first_run_goes_by_the_preset_and_its_pixels(tmp_path):
         return found and found[0]
 
     assert speed() > 0
-    assert speed("model.input_size=64") == pytest.approx(4 * speed())
+    assert speed("model.input_size=256") == pytest.approx(speed() / 4)
+    assert speed("model.input_size=64") == speed()
     assert speed(device=GPU) is None
     assert speed("model.backbone=resnet50") is None
 
