@@ -148,7 +148,8 @@ def print_prior_recall(columns: Columns, config: Config) -> None:
     wrapped(f"by side at {size} px: " + ", ".join(f"{r.name} px {r.recall:.0%}" for r in rows))
     out = [f"{r.name} px ({r.total} boxes)" for r in rows if r.recall < LOW_RECALL]
     if out:
-        wrapped(f"out of reach, but for the one best prior of each box: {', '.join(out)}")
+        limit = f"under {LOW_RECALL:.0%} matched"
+        wrapped(f"{limit}, but for each box's one best prior: {', '.join(out)}")
 
 
 def print_anchors(columns: Columns, config: Config) -> None:
