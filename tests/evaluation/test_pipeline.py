@@ -331,10 +331,10 @@ def test_a_full_disk_names_the_file_and_leaves_no_half_of_one(main, tmp_path, mo
 
     if name == "rank_0.jsonl":
 
-        def opened(path, mode):
-            return full() if mode == "ab" else open(path, mode)
+        def opened(path, mode, **how):
+            return full() if mode == "ab" else open(path, mode, **how)
 
-        monkeypatch.setattr("src.evaluation.partial_results.open", opened, raising=False)
+        monkeypatch.setattr("src.runtime.files.open", opened, raising=False)
     write = Path.write_bytes
 
     def write_bytes(path, content):
