@@ -53,39 +53,77 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.moving_mean, self.moving_variance = norm.moving_mean, norm.moving_variance
         self.use_batch_statistics = norm.use_batch_statistics
         self.world_size = world_size
-        self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+        self.normalise = _NormaliseOverRanks(world_size, norm.eps)
 
     def construct(self, x: Tensor) -> Tensor:
         if not self.training or self.use_batch_statistics is False:
             return self.bn_infer(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[
                 0
             ]
-        wide = x.astype(ms.float32)
-        mean, variance = self._statistics(wide)
+        usual = self.moving_mean * 1.0
+        y, mean, variance = self.normalise(x, self.gamma, self.beta, usual)
         count = x.shape[0] * x.shape[2] * x.shape[3] * self.world_size
         self._track(ops.stop_gradient(mean), ops.stop_gradient(variance), count)
-        scale = self.gamma / ops.sqrt(variance + self.eps)
-        shift = self.beta - mean * scale
-        return (wide * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)).astype(x.dtype)
-
-    def _statistics(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """Mean and variance (channels,) over all ranks, by one sum over them.
-
-        Means are taken from the running ones, the same on all ranks: the square of a mean that is
-        large beside the deviation would swallow the variance.
-        """
-        mean = x.mean((0, 2, 3))
-        variance = ops.square(x - mean.reshape(1, -1, 1, 1)).mean((0, 2, 3))
-        usual = ops.stop_gradient(self.moving_mean * 1.0)
-        mean = mean - usual
-        both = self.all_reduce(ops.stack((mean, variance + mean * mean))) / self.world_size
-        return both[0] + usual, both[1] - both[0] * both[0]
+        return y
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """`momentum` is the weight of the new value here; the variance is the unbiased one."""
         unbiased = variance * (count / max(count - 1, 1))
         ops.assign_sub(self.moving_mean, self.momentum * (self.moving_mean - mean))
         ops.assign_sub(self.moving_variance, self.momentum * (self.moving_variance - unbiased))
+
+
+class _NormaliseOverRanks(nn.Cell):
+    """x (B, C, H, W) normalised over the batches of all ranks; its gradient is written out.
+
+    With the one that MindSpore 2.8.0 derives a layer takes 74 kernels on a GPU instead of 47.
+    """
+
+    def __init__(self, world_size: int, eps: float) -> None:
+        super().__init__()
+        self.world_size, self.eps = world_size, eps
+        self.sum_statistics = ops.AllReduce(ops.ReduceOp.SUM)
+        self.sum_gradients = ops.AllReduce(ops.ReduceOp.SUM)
+
+    def construct(
+        self, x: Tensor, gamma: Tensor, beta: Tensor, usual: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """The result, and mean and variance (C,); `usual` (C,) is a mean the same on all ranks."""
+        wide = x.astype(ms.float32)
+        mean, variance = self._statistics(wide, usual)
+        scale = gamma / ops.sqrt(variance + self.eps)
+        shift = beta - mean * scale
+        y = wide * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+        return y.astype(x.dtype), mean, variance
+
+    def _statistics(self, x: Tensor, usual: Tensor) -> Tuple[Tensor, Tensor]:
+        """Mean and variance (C,) over all ranks, by one sum over them.
+
+        Means are taken from the running ones: the square of a mean that is large beside the
+        deviation would swallow the variance.
+        """
+        mean = x.mean((0, 2, 3))
+        variance = ops.square(x - mean.reshape(1, -1, 1, 1)).mean((0, 2, 3))
+        mean = mean - usual
+        both = self.sum_statistics(ops.stack((mean, variance + mean * mean))) / self.world_size
+        return both[0] + usual, both[1] - both[0] * both[0]
+
+    def bprop(self, x, gamma, beta, usual, out, dout):
+        """Gradients of x, gamma and beta by that of the result, with one sum over the ranks:
+        dx = gamma / deviation * (dy - mean(dy) - x' * mean(dy x')), x' being x normalised.
+        """
+        _, mean, variance = out
+        dy = dout[0].astype(ms.float32)
+        inverse = 1.0 / ops.sqrt(variance + self.eps)
+        centred = x.astype(ms.float32) - mean.reshape(1, -1, 1, 1)
+        dbeta = dy.sum((0, 2, 3))
+        dgamma = (dy * centred).sum((0, 2, 3)) * inverse
+        count = x.shape[0] * x.shape[2] * x.shape[3] * self.world_size
+        means = self.sum_gradients(ops.stack((dbeta, dgamma))) / count
+        slope = (means[1] * inverse).reshape(1, -1, 1, 1)
+        dx = dy - centred * slope - means[0].reshape(1, -1, 1, 1)
+        dx = dx * (gamma * inverse).reshape(1, -1, 1, 1)
+        return dx.astype(x.dtype), dgamma, dbeta, ops.zeros_like(usual)
 
 
 def synchronise_batch_norm(model: nn.Cell, world_size: int) -> None:

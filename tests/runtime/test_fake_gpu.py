@@ -131,6 +131,13 @@ def test_every_form_of_a_step(gpu, tmp_path, ranks, capability, networks):
 
 
 @slow
+def test_synchronised_batch_norm_sums_once_each_way(gpu, tmp_path):
+    found = step(gpu, tmp_path, SYNC, ranks=2)
+    assert 2 * 44 < found["reductions"] <= 2 * 44 + 8  # layers of BatchNorm: 44
+    assert found["kernels"] <= 2700
+
+
+@slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ssd_presets(gpu, tmp_path, ranks):
     words = join([[*preset, "train.per_batch_size=1"] for preset in PRESETS])

@@ -131,6 +131,85 @@ def test_synchronised_batch_norm_on_one_rank_is_batch_norm(monkeypatch):
         np.testing.assert_allclose(found, parameter.asnumpy(), rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+class Plus(nn.Cell):
+    """An AllReduce over two ranks whose other one has sent `other`."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = Tensor(other, ms.float32)
+
+    def construct(self, x):
+        return x + self.other
+
+
+class Weighted(nn.Cell):
+    """sum(weight y), which has the gradient `weight`."""
+
+    def __init__(self, net, weight):
+        super().__init__(auto_prefix=False)
+        self.net, self.weight = net, Tensor(weight, ms.float32)
+
+    def construct(self, x):
+        return (self.net(x).astype(ms.float32) * self.weight).sum()
+
+
+def central_differences(function, at, step=1e-6):
+    slopes = np.empty(at.shape)
+    for place in np.ndindex(at.shape):
+        value = at[place]
+        at[place] = value + step
+        above = function()
+        at[place] = value - step
+        slopes[place] = (above - function()) / (2 * step)
+        at[place] = value
+    return slopes
+
+
+@pytest.mark.parametrize(("kind", "bound"), [(ms.float32, 1e-5), (ms.float16, 1e-2)])
+def test_gradients_of_synchronised_batch_norm_over_two_ranks(monkeypatch, kind, bound):
+    """Against differences, in float64, of the loss of both ranks together."""
+    random = np.random.default_rng(0)
+    x = random.normal((1, 5, -2), (2, 1, 3), (2, 3, 4, 2, 3)).transpose(0, 1, 4, 2, 3)
+    x = x.astype(np.float16).astype(np.float64)
+    weight = random.normal(size=x.shape)
+    gamma, beta = random.normal(size=(2, 3))
+    usual = random.normal(size=3)
+
+    def column(values):
+        return values.reshape(-1, 1, 1)
+
+    def normal():
+        mean, variance = x.mean((0, 1, 3, 4)), x.var((0, 1, 3, 4))
+        return (x - column(mean)) / column(np.sqrt(variance + 1e-5))
+
+    def loss():
+        return (weight * (normal() * column(gamma) + column(beta))).sum()
+
+    dx, dgamma, dbeta = (central_differences(loss, values) for values in (x, gamma, beta))
+    found = []
+    for rank in (0, 1):
+        sent = x[1 - rank] - column(usual), weight[1 - rank], weight[1 - rank] * normal()[1 - rank]
+        statistics = [values.mean((0, 2, 3)) for values in (sent[0], sent[0] ** 2)]
+        gradients = [values.sum((0, 2, 3)) for values in sent[1:]]
+        sums = iter([Plus(np.stack(statistics)), Plus(np.stack(gradients))])
+        monkeypatch.setattr(ops, "AllReduce", lambda op, sums=sums: next(sums))
+        norm = SyncBatchNorm(nn.BatchNorm2d(3), 2)
+        for parameter, values in zip(
+            (norm.gamma, norm.beta, norm.moving_mean), (gamma, beta, usual)
+        ):
+            parameter.set_data(Tensor(values, ms.float32))
+        norm.set_train()
+        gradient = ops.grad(Weighted(norm, weight[rank]), 0, [norm.gamma, norm.beta])
+        found.append(gradient(Tensor(x[rank], kind)))
+    for rank in (0, 1):
+        assert found[rank][0].dtype == kind
+        own = found[rank][0].asnumpy().astype(np.float64)
+        np.testing.assert_allclose(own, dx[rank], rtol=0, atol=bound * np.abs(dx).max())
+    for place, expected in enumerate((dgamma, dbeta)):
+        total = sum(grads[1][place].asnumpy() for grads in found)
+        np.testing.assert_allclose(total, expected, rtol=0, atol=bound * np.abs(expected).max())
+
+
 def test_all_ranks_begin_with_the_weights_of_the_first(monkeypatch):
     first, second = Net(), Net()
     sent = []
