@@ -138,6 +138,15 @@ def test_synchronised_batch_norm_sums_once_each_way(gpu, tmp_path):
 
 
 @slow
+def test_a_step_at_512_pixels(gpu, tmp_path):
+    found = step(gpu, tmp_path, "m2det512_vgg16", "train.per_batch_size=7")
+    assert found["waits"] <= 2
+    assert found["copies on device"] <= 10
+    assert found["kernels"] <= 2100
+    assert found["bytes to device"] <= 6_500_000  # images 5,505,024
+
+
+@slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ssd_presets(gpu, tmp_path, ranks):
     words = join([[*preset, "train.per_batch_size=1"] for preset in PRESETS])
