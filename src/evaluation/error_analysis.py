@@ -184,9 +184,7 @@ def _outcomes(record: ImageRecord, image: ImageErrors) -> List[str]:
 
 def as_lines(counts: Dict[str, Dict[str, int]]) -> Sequence[str]:
     """A table for the terminal; sizes without objects are left out."""
-    lines = [f"{'objects':<20}" + "".join(f"{name:>13}" for name in ("all", *OUTCOMES))]
-    for size, row in counts.items():
-        if sum(row.values()):
-            numbers = (sum(row.values()), *row.values())
-            lines.append(f"{size:<20}" + "".join(f"{number:>13}" for number in numbers))
-    return lines
+    rows: List[Any] = [("objects", "all", *OUTCOMES)]
+    rows += [(size, sum(row.values()), *row.values()) for size, row in counts.items()]
+    form = "{:<10}{:>8}{:>8}{:>14}{:>8}{:>8}{:>8}"
+    return [form.format(*row) for row in rows if row[1]]

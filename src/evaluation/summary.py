@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every number of an evaluation in one structure, and as text. NumPy and the COCO scorer only."""
+"""Every number of an evaluation in one structure, and as text. Without a framework."""
 
 from collections import Counter
 from typing import Any, Dict, List, Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 import numpy as np
 
 from ..data.records import DetectionData
+from ..runtime.terminal import wrapped
 from .coco_metrics import CocoScore
 from .error_analysis import ErrorSummary, as_lines, recall_by_size
 from .voc_metrics import voc_mean_ap
@@ -102,17 +103,20 @@ def as_text(metrics: Mapping[str, Any]) -> str:
         if not isinstance(metrics[name], Mapping)
     ]
     heads = ("objects", "found", "AP", "AP50", "AP75", "small", "medium", "large", "AR")
-    lines.append(f"\n{'class':<20}" + "".join(f"{head:>8}" for head in heads))
+    width = max([15, *(len(row["class"]) for row in metrics["classes"])])
+    lines.append(f"\n{'class':<{width}}{heads[0]:>8}{heads[1]:>8}")
+    lines[-1] += "".join(f"{head:>7}" for head in heads[2:])
     for row in metrics["classes"]:
         if row["objects"] or row["detections"]:
-            numbers = "".join(_number(row[key]) for key in _COLUMNS)
-            lines.append(f"{row['class']:<20}{row['objects']:8}{row['detections']:8}{numbers}")
+            numbers = "".join(_number(row[key], 7) for key in _COLUMNS)
+            lines.append(f"{row['class']:<{width}}{row['objects']:8}{row['detections']:8}{numbers}")
     found = metrics["errors"]
-    kinds = [f"{count} {kind}" for kind, count in found.items() if kind != "score_threshold"]
-    lines.append(f"\nscore {found['score_threshold']} and above: {', '.join(kinds)}")
+    kinds = [f"{count}\0{kind}" for kind, count in found.items() if kind != "score_threshold"]
+    text = f"score {found['score_threshold']} and above: {', '.join(kinds)}"
+    lines += ["", wrapped(text).replace("\0", " ")]  # a count stays with its kind
     return "\n".join([*lines, "", *as_lines(metrics["objects_by_size"])])
 
 
-def _number(value: float, width: int = 8, digits: int = 3) -> str:
+def _number(value: float, width: int, digits: int = 3) -> str:
     """A number for a column; a dash where there is no ground truth."""
     return f"{value:{width}.{digits}f}" if value >= 0 else f"{'-':>{width}}"

@@ -3,7 +3,6 @@
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 from typing import Dict, List
 
@@ -29,15 +28,8 @@ from ..drawing.data_overview import draw_report, prior_shapes_px
 from ..priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 from ..runtime.errors import printable
 from ..runtime.files import made, write_atomically
-from ..runtime.terminal import ProgressBar
+from ..runtime.terminal import ProgressBar, wrapped
 
-WRAPPER = textwrap.TextWrapper(
-    80,
-    initial_indent="  ",
-    subsequent_indent="    ",
-    break_long_words=False,
-    break_on_hyphens=False,
-)
 LOW_RECALL = 0.1  # a size is reported where a smaller fraction of its boxes is matched
 
 
@@ -93,11 +85,6 @@ def to_stderr(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-def wrapped(text: str) -> None:
-    """Prints a line of the report, in several if it is wider than a terminal."""
-    print(WRAPPER.fill(text))
-
-
 def default_splits(root: Path, config: Config) -> List[str]:
     """What training and evaluation would take; at least one.
 
@@ -127,11 +114,11 @@ def print_numbers(data: DetectionData, columns: Columns) -> None:
     print(f"  classes {len(counts)}, of them {len(unused)} without a box")
     ranked = sorted(counts.items(), key=lambda item: -item[1])
     shown = [f"{name} {count}" for name, count in ranked[:12]]
-    wrapped(", ".join(shown + ["..."] * (len(ranked) > 12)))
+    print(wrapped(", ".join(shown + ["..."] * (len(ranked) > 12)), "  "))
     if len(columns.labels):
         sides = np.sqrt((columns.boxes_px[:, 2:] - columns.boxes_px[:, :2]).prod(axis=1))
         sides_text = ", ".join(f"{q}%: {np.percentile(sides, q):.0f}" for q in (1, 10, 50, 90, 99))
-        wrapped(f"box size, square root of the area in image pixels: {sides_text}")
+        print(wrapped(f"box size, square root of the area in image pixels: {sides_text}", "  "))
 
 
 def print_prior_recall(columns: Columns, config: Config) -> None:
@@ -145,11 +132,12 @@ def print_prior_recall(columns: Columns, config: Config) -> None:
         if row.total:
             print(f"    {row.name:<8} {row.matched:>8} of {row.total:>8}  {row.recall:7.1%}")
     rows = [row for row in prior_recall_by_side(columns, iou, threshold, size) if row.total]
-    wrapped(f"by side at {size} px: " + ", ".join(f"{r.name} px {r.recall:.0%}" for r in rows))
-    out = [f"{r.name} px ({r.total} boxes)" for r in rows if r.recall < LOW_RECALL]
-    if out:
-        limit = f"under {LOW_RECALL:.0%} matched"
-        wrapped(f"{limit}, but for each box's one best prior: {', '.join(out)}")
+    recalls = ", ".join(f"{row.name} px {row.recall:.0%}" for row in rows)
+    print(wrapped(f"by side at {size} px: {recalls}", "  "))
+    low = ", ".join(f"{r.name} px ({r.total} boxes)" for r in rows if r.recall < LOW_RECALL)
+    if low:
+        limit = f"under {LOW_RECALL:.0%} matched, but for each box's one best prior"
+        print(wrapped(f"{limit}: {low}", "  "))
 
 
 def print_anchors(columns: Columns, config: Config) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Optional, Sequence
 from ..config import Config, get_config
 from ..runtime.config_file import as_yaml
 from ..runtime.errors import UsageError
-from ..runtime.stop_signal import held_signals
+from ..runtime.stop_signal import held_signals, interruptible
 from ..utils import run_main
 
 COMMANDS = {
@@ -40,14 +40,16 @@ def run(name: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] = N
     """
     from . import arguments
 
-    # A training saves at a signal; threads that NumPy starts before would take it instead.
-    with held_signals() if name == "train" else nullcontext():
-        args = getattr(arguments, f"{name}_arguments")(argv, prog)
-        if args.show_config:
-            print(as_yaml(_config_of(args)), end="")
-            return 0
-        program = import_module(f".{name}", __package__)
-    return program.main(args)
+    training = name == "train"
+    with nullcontext() if training else interruptible():
+        # A training saves at a signal; threads that NumPy starts before would take it instead.
+        with held_signals() if training else nullcontext():
+            args = getattr(arguments, f"{name}_arguments")(argv, prog)
+            if args.show_config:
+                print(as_yaml(_config_of(args)), end="")
+                return 0
+            program = import_module(f".{name}", __package__)
+        return program.main(args)
 
 
 def _config_of(args: argparse.Namespace) -> Config:

@@ -22,6 +22,7 @@ from ..inference.result_files import WRITERS, Found
 from ..inference.video_file import VideoFile
 from ..runtime.errors import UsageError, printable
 from ..runtime.files import made, write_atomically
+from ..runtime.stop_signal import keep_results
 from ..runtime.terminal import ProgressBar, start_log
 from ..utils import check_score_threshold
 
@@ -68,6 +69,7 @@ def run(
     try:
         with ProgressBar(total, "pictures") as bar:
             for _ in itertools.islice(demo.run(everything), args.limit or None):
+                keep_results()
                 bar.update()
     except KeyboardInterrupt:  # the way to end with a camera: what there is gets written
         LOG.info("interrupted")

@@ -26,7 +26,7 @@ from ..inference.open_network import NetworkFile, prepare_device, read_network_f
 from ..runtime.errors import UsageError, printable
 from ..runtime.files import locked, remove_leftovers, write_json
 from ..runtime.stopwatch import Stopwatch
-from ..runtime.terminal import ProgressBar, start_log
+from ..runtime.terminal import ProgressBar, start_log, wrapped
 from ..utils import check_score_threshold
 
 LOG = logging.getLogger("m2det.eval")
@@ -98,7 +98,7 @@ def score(
         settings = {"checkpoint": str(args.checkpoint_path), **asdict(config)}
         write_report(args.output / names[-1], data, results, metrics, settings, title)
     print(as_text(metrics))
-    print(printable(f"written: {', '.join(str(args.output / name) for name in names)}"))
+    print("\n".join(printable(f"written: {args.output / name}") for name in names))
     return scored.totals
 
 
@@ -209,5 +209,5 @@ def report_speed(watch: Stopwatch, images: int, seconds: float, ranks: int) -> D
     speed = {**watch.rates(images), "all": images / seconds}
     text = ", ".join(f"{name} {rate:.1f}" for name, rate in speed.items())
     of_rank = f" (rank 0 of {ranks})" if ranks > 1 else ""
-    print(f"images/s{of_rank}: {text}")
+    print(wrapped(f"images/s{of_rank}: {text}"))
     return {name: round(rate, 2) for name, rate in speed.items()}

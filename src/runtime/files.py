@@ -115,12 +115,18 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_unfinished() -> None:
-    """Remove the files this process is writing by `replacing`, before it ends at once."""
+    """Remove the files this process is writing by `replacing`, and its locks with the folders that
+    hold nothing else, before it ends at once.
+    """
     for handle in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{handle}")
             if os.path.basename(target).startswith(f".{os.getpid()}."):
                 os.unlink(target)
+            elif os.path.basename(target) == LOCK_NAME:
+                fcntl.lockf(int(handle), fcntl.LOCK_EX | fcntl.LOCK_NB)  # not another's
+                os.unlink(target)
+                os.rmdir(os.path.dirname(target))
 
 
 @contextlib.contextmanager

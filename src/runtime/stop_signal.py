@@ -12,10 +12,12 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, Callable, Iterator, Optional, Tuple
+import time
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from .files import remove_unfinished
 
+SAME_SECONDS = 0.3  # `timeout` sends its signal twice
 POLL_SECONDS = 0.2  # how often the waiting thread looks whether it is still needed
 
 
@@ -75,11 +77,78 @@ class StopSignal:
 
     def _take(self, number: int) -> None:
         if not self._deferred or self.number == number:
-            remove_unfinished()
-            with contextlib.suppress(OSError, AttributeError):  # nobody reads, or it is closed
-                sys.stdout.flush()
-            self._end(128 + number)
+            _end_now(number, self._end)
         self.number = self.number or number
+
+
+_results = threading.Event()  # there are some, that a signal must not lose
+
+
+def keep_results() -> None:
+    """From now on the first signal raises KeyboardInterrupt in an `interruptible` block."""
+    _results.set()
+
+
+@contextlib.contextmanager
+def interruptible(end: Callable[[int], None] = os._exit) -> Iterator[None]:
+    """In this block the signals end the process at once, and nothing half written stays.
+
+    Even while MindSpore compiles, where Python's own handlers have to wait: a thread hears of
+    signals by a pipe. After `keep_results` the first raises KeyboardInterrupt instead. Forked
+    workers take no part.
+    """
+    numbers = [n for n in stop_signals() if signal.getsignal(n) != signal.SIG_IGN]
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    taken: List[int] = []
+
+    def take(number: int, _frame: Any) -> None:
+        if _results.is_set() and not taken:
+            taken.append(number)
+            raise KeyboardInterrupt
+
+    def watch() -> None:
+        first = 0.0
+        for byte in iter(lambda: os.read(reader, 1), b""):
+            now = time.monotonic()
+            if byte[0] in numbers and (
+                not _results.is_set() or (first and now - first > SAME_SECONDS)
+            ):
+                _end_now(byte[0], end)
+            first = first or now
+
+    _results.clear()
+    with held_signals():  # the thread takes none
+        threading.Thread(target=watch, name="signals", daemon=True).start()
+    old = {number: signal.signal(number, take) for number in numbers}
+    _forget_in_workers()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        os.close(writer)  # ends the thread
+
+
+def _end_now(number: int, end: Callable[[int], None]) -> None:
+    remove_unfinished()
+    with contextlib.suppress(OSError, AttributeError):  # nobody reads, or it is closed
+        sys.stdout.flush()
+    end(128 + number)
+
+
+@functools.lru_cache(maxsize=1)
+def _forget_in_workers() -> None:
+    """Let forked processes be ended by signals, once for the process."""
+
+    def forget() -> None:
+        if signal.set_wakeup_fd(-1) != -1:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=forget)
 
 
 @contextlib.contextmanager

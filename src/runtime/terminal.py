@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 import sys
+import textwrap
 import threading
 import time
 from typing import Any, Callable, List, Optional, TextIO, Tuple
@@ -18,6 +19,7 @@ from typing import Any, Callable, List, Optional, TextIO, Tuple
 from tqdm import tqdm
 
 PIPED = "M2DET_TERMINAL"  # set by scripts/common.sh: the pipe that is stderr ends at a terminal
+COLUMNS = 80  # that whatever is printed should fit
 LINES = 20  # at most, of one loop, where there is no bar
 _DATED, _SHORT = "%Y-%m-%d %H:%M:%S", "%H:%M:%S"  # in a file, on a terminal
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -56,6 +58,14 @@ def lines_beside_bar() -> bool:
 
 def _is_pipe(handle: int) -> bool:
     return stat.S_ISFIFO(os.fstat(handle).st_mode)
+
+
+def wrapped(text: str, margin: str = "") -> str:
+    """`text` in lines that fit 80 columns, behind a margin; a path without spaces stays whole."""
+    margins = (margin, margin + "  ")
+    wrapper = textwrap.TextWrapper(COLUMNS, *margins, break_long_words=False)
+    wrapper.break_on_hyphens = False
+    return wrapper.fill(text)
 
 
 def duration(seconds: float) -> str:

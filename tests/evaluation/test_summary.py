@@ -71,3 +71,11 @@ def test_nothing_to_score(tmp_path):
     assert metrics["precision_recall"]["0.50"] == {"all": []}
     assert metrics["AP"] == -1
     assert "AP" in as_text(metrics)
+
+
+def test_text_fits_a_terminal(case):
+    data, results, score = case
+    metrics = all_metrics(score, data, results, judge_split(data, results))
+    metrics["classes"][0]["class"] = "fifteen letters"
+    metrics["errors"] = {"score_threshold": 0.3, **dict.fromkeys(metrics["errors"], 123456)}
+    assert max(map(len, as_text(metrics).splitlines())) == 80

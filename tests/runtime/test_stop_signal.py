@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """In processes of their own: a signal for a process goes to any of its threads."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from src.runtime.stop_signal import interruptible, keep_results
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN = """
@@ -148,3 +152,55 @@ with StopSignal() as stop:
     print(int(stop.number))
 """
     assert run(script) == (0, ["0", "15"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_without_results_a_signal_ends_a_program_at_once_and_nothing_half_written_stays(
+    tmp_path, number
+):
+    script = f"""
+import hashlib
+from pathlib import Path
+from src.runtime.files import locked, replacing
+from src.runtime.stop_signal import interruptible
+with interruptible(), locked(Path({str(tmp_path / "out")!r})):
+    with replacing(Path({str(tmp_path / "a.png")!r})) as draft, open(draft, "w") as file:
+        print("ready", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # in C for many minutes, as MindSpore
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            process.send_signal(number)
+            assert process.wait(20) == 128 + number
+        finally:
+            process.kill()
+    assert os.listdir(tmp_path) == []
+
+
+def test_results_are_kept_at_the_first_signal_and_given_up_at_the_second():
+    ended = []
+    with interruptible(ended.append):
+        keep_results()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` sends it twice
+        time.sleep(0.5)
+        assert ended == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+    assert ended == [128 + signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_forked_workers_end_by_signals_alone():
+    ended = []
+    with interruptible(ended.append):
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+        time.sleep(0.5)
+        worker.terminate()
+        worker.join(20)
+    assert worker.exitcode == -signal.SIGTERM
+    assert ended == []
