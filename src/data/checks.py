@@ -21,7 +21,9 @@ from .records import (
 )
 
 # Problems that do not stop training: they are repaired, or harmless.
+NO_BOX = "splits without a box to train on"
 HARMLESS = (
+    NO_BOX,
     "zero-area boxes",
     "boxes clipped to the image",
     "boxes outside the image",

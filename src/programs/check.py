@@ -14,6 +14,7 @@ from ..data.anchor_fit import build_grid, evaluate_scales, suggest_scales
 from ..data.annotations.layout import choose_split
 from ..data.checks import (
     HARMLESS,
+    NO_BOX,
     boxes_cxcywh,
     check_images,
     class_counts,
@@ -23,7 +24,15 @@ from ..data.checks import (
 )
 from ..data.coco_utils import find_splits, load_data
 from ..data.dataset import usable_workers
-from ..data.records import Columns, DataError, DetectionData, Findings, MissingData, columns_of
+from ..data.records import (
+    Columns,
+    DataError,
+    DetectionData,
+    Findings,
+    MissingData,
+    columns_of,
+    require_boxes,
+)
 from ..drawing.data_overview import draw_report, prior_shapes_px
 from ..priors import best_iou, make_priors, map_sizes, prior_shapes_per_cell
 from ..runtime.errors import printable
@@ -63,6 +72,11 @@ def check(args: argparse.Namespace, config: Config) -> int:
         columns = columns_of(data)
         print_numbers(data, columns)
         find_duplicate_boxes(data, columns, findings)
+        if data.split.lower().startswith("train"):
+            try:
+                require_boxes(data)
+            except DataError as error:
+                findings.note(NO_BOX, str(error))
         if args.images != "none":
             workers, decoding = usable_workers(args.workers), args.images == "decode"
             with ProgressBar(len(data.records), "images", to_stderr) as bar:

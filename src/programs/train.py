@@ -80,7 +80,7 @@ def announce(job: Job, plan: Plan) -> None:
     expected = expected_speed(job.config, plan.folder, device_of(job))
     if left and expected:
         seconds = left * plan.images_per_step / expected[0]
-        LOG.info("time     about %s, %s", duration(seconds), expected[1])
+        LOG.info("time     about %s, %s", duration(max(seconds, 1)), expected[1])
     if left:
         LOG.info("compiling, about 20 s the first time; the time left is known after that")
 

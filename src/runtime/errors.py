@@ -27,7 +27,7 @@ def printable_name(name: object) -> bool:
     """Whether this may be the name of a class: text, not empty, without control or
     direction characters, which could forge lines of a log.
     """
-    return isinstance(name, str) and bool(name) and name.isprintable()
+    return isinstance(name, str) and bool(name.strip()) and name.isprintable()
 
 
 def one_line(error: BaseException, length: int = 160) -> str:

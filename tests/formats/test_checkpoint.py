@@ -197,7 +197,7 @@ def test_an_odd_configuration_is_named(tmp_path, content):
         load_labels(tmp_path / "x.ckpt")
 
 
-@pytest.mark.parametrize("name", ["a\nb", "\u202eb", "\x1b[31m", ""])
+@pytest.mark.parametrize("name", ["a\nb", "\u202eb", "\x1b[31m", "", "  "])
 def test_class_names_that_would_spoil_the_terminal_are_refused(tmp_path, name):
     write_json(tmp_path / "labels.json", {"class_names": [name], "category_ids": [1]})
     with pytest.raises(CheckpointError, match="class name") as caught:

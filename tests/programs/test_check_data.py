@@ -230,6 +230,13 @@ def test_what_training_repairs_fails_only_when_strict(tmp_path):
     assert run(root, "--strict") == 1
 
 
+def test_a_split_that_cannot_be_trained_on_is_reported(tmp_path, capsys):
+    root = write_coco(tmp_path, coco_content(boxes=[(1, 3, [1, 1, 0, 3])]))
+    assert run(root) == 0
+    assert "1 splits without a box to train on" in capsys.readouterr().out
+    assert run(root, "--strict") == 1
+
+
 def test_an_image_in_two_splits_is_reported(tmp_path, capsys):
     write_coco(tmp_path, coco_content(boxes=[(1, 3, [5, 5, 20, 20])]))
     path = "annotations/instances_val2017.json"
