@@ -146,8 +146,9 @@ def save_checkpoint(parameters: Mapping[str, ms.Tensor], path: Path) -> None:
 
 def no_checkpoint(path: Path) -> CheckpointError:
     """The error for a path at which there is no file."""
-    what = "is a folder; name a file in it" if path.is_dir() else "not found"
-    return CheckpointError(f"checkpoint {path} {what}")
+    if path.is_dir():
+        return CheckpointError(f"checkpoint {path} is a folder; name a file in it")
+    return CheckpointError(f"checkpoint {path} not found")
 
 
 def read_checkpoint(path: Path) -> Dict[str, ms.Parameter]:
