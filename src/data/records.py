@@ -23,6 +23,10 @@ class MissingData(DataError):
     """No such data set, or no such split of it."""
 
 
+class NothingHeldOut(MissingData):
+    """An undivided data set of too few images to hold one out for "val"."""
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """One annotated image.

@@ -30,6 +30,7 @@ from ..data.records import (
     DetectionData,
     Findings,
     MissingData,
+    NothingHeldOut,
     columns_of,
     require_boxes,
 )
@@ -66,7 +67,13 @@ def check(args: argparse.Namespace, config: Config) -> int:
     splits = args.split or default_splits(args.dataset, config)
     for split in splits:
         findings = Findings(collect=True)
-        data = load_data(args.dataset, split, config.data.allow_links, findings)
+        try:
+            data = load_data(args.dataset, split, config.data.allow_links, findings)
+        except NothingHeldOut as error:
+            if args.split:
+                raise
+            print(f"  {error}")  # "train" is all of it
+            continue
         print(printable(f"{data.annotation_path}, split {data.split} ({data.style})"))
         picture = picture_path(args.output, data.split, len(splits) > 1)
         columns = columns_of(data)

@@ -133,7 +133,7 @@ def test_missing_things_are_named(tmp_path):
         load_data(root, "val")
     with pytest.raises(DataError, match="no split 'x'; found bad, train, val"):
         load_data(root, "x")
-    with pytest.raises(DataError, match="'bad' lists no images"):
+    with pytest.raises(DataError, match="split 'bad' has no images"):
         load_data(root, "bad")
     (root / "JPEGImages" / "b.jpg").unlink()
     with pytest.raises(DataError, match=r"JPEGImages/b\.jpg: no such image.*1 of 2 missing"):

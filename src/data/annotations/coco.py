@@ -22,12 +22,13 @@ from ..records import (
 )
 from .coco_cache import read_cached
 from .coco_file import BoxTable, CocoFile, ImageEntry
-from .coco_json import brief, whole
+from .coco_json import brief, misfit, whole
 from .layout import (
     Tree,
     held_out,
     image_folders,
     mindrecord_place,
+    no_images,
     report_missing,
     unsafe_name,
 )
@@ -49,6 +50,8 @@ def load_coco(
     chosen = images
     if undivided:
         chosen = {key: images[key] for i, key in enumerate(sorted(images)) if held_out(split, i)}
+        if images and not chosen:
+            raise no_images(path, split, ())
     places = _locate(chosen, tree, split, relative, file.packed, findings)
     records, truth = _records(file.boxes, places, images, ids, findings)
     return DetectionData(
@@ -146,9 +149,8 @@ def _categories(file: CocoFile, path: str, findings: Findings) -> Dict[int, str]
         entry = entry if isinstance(entry, dict) else {}
         key, name = whole(entry.get("id")), entry.get("name")
         if key is None or not isinstance(name, str) or not printable_name(name):
-            findings.refuse(
-                "bad categories", f"{path}: expected id and name in category {brief(entry)}"
-            )
+            wrong = misfit(entry, "id") if key is None else misfit(entry, "name")
+            findings.refuse("bad categories", f"{path}: category {brief(entry)}: {wrong}")
         elif names.get(key, name) != name:
             findings.refuse(
                 "bad categories", f"{path}: category id {key} is both {names[key]!r} and {name!r}"
@@ -184,8 +186,9 @@ def _images(file: CocoFile, path: str, findings: Findings) -> Dict[int, ImageEnt
     images: Dict[int, ImageEntry] = {}
     for entry in file.images:
         if not isinstance(entry, ImageEntry):
-            message = f"{path}: expected id and file_name in image {brief(entry)}"
-            findings.refuse("bad images", message)
+            fields = entry if isinstance(entry, dict) else {}
+            wrong = misfit(fields, "id" if whole(fields.get("id")) is None else "file_name")
+            findings.refuse("bad images", f"{path}: image {brief(entry)}: {wrong}")
             continue
         key, name = entry.id, entry.file_name
         if key in images and images[key].file_name == name:

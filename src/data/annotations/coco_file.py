@@ -14,7 +14,17 @@ import msgspec
 import numpy as np
 
 from ..records import Findings
-from .coco_json import around_polygons, brief, entries_of, flag, numbers, parse_json, read, whole
+from .coco_json import (
+    around_polygons,
+    brief,
+    entries_of,
+    flag,
+    misfit,
+    numbers,
+    parse_json,
+    read,
+    whole,
+)
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -153,10 +163,11 @@ def _careful(entry: Any, findings: Findings) -> Optional[BoxEntry]:
         if box:
             findings.note("boxes made of polygons", f"annotation {brief(entry.get('id'))}")
     if image is None or box is None:
-        findings.note("malformed annotations", f"annotation {brief(entry.get('id'))}")
+        wrong = misfit(entry, "image_id" if image is None else "bbox")
+        findings.note("malformed annotations", f"annotation {brief(entry.get('id'))}: {wrong}")
         return None
     if category is None:
-        message = f"category_id {brief(entry.get('category_id'))}"
+        message = f"annotation {brief(entry.get('id'))}: {misfit(entry, 'category_id')}"
         findings.note("boxes of unknown categories", message)
         return None
     given = float(area) if isinstance(area, (int, float)) and 0 < area < 1e15 else 0.0

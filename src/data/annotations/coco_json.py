@@ -96,6 +96,14 @@ def numbers(value: Any) -> Optional[Tuple[float, float, float, float]]:
         return (math.inf,) * 4
 
 
+_KINDS = {"bbox": "[x, y, width, height]", "name": "a printable text", "file_name": "a text"}
+
+
+def misfit(entry: Mapping[str, Any], key: str) -> str:
+    """What was expected under `key`, where that is no use, and what was found."""
+    return f"expected {_KINDS.get(key, 'a whole number')} as {key}, found {brief(entry.get(key))}"
+
+
 def brief(value: Any) -> str:
     if value is None:
         return "nothing"

@@ -24,6 +24,7 @@ from .layout import (
     choose_split,
     held_out,
     image_folders,
+    no_images,
     report_missing,
     split_of,
 )
@@ -95,7 +96,7 @@ def load_csv(tree: Tree, split: str, findings: Findings) -> DetectionData:
         by_image = {name: by_image[name] for name in kept}
     where = tree.path(file.path)
     if not by_image:
-        raise DataError(f"{where}: split {chosen!r} has no images")
+        raise no_images(where, chosen, files)
     corners = [v for rows in by_image.values() for row in rows if row.box for v in row.box.xyxy]
     normalised = bool(corners) and max(corners) <= MAX_NORMALISED
     folder = posixpath.dirname(file.path)

@@ -12,7 +12,15 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 from ...runtime.errors import printable_name
 from ..records import DataError, DetectionData, Findings
 from .coco_json import brief, flag, read_json, whole
-from .layout import MOST_JSON, Tree, choose_split, held_out, image_folders, report_missing
+from .layout import (
+    MOST_JSON,
+    Tree,
+    choose_split,
+    held_out,
+    image_folders,
+    no_images,
+    report_missing,
+)
 from .named_boxes import (
     AnnotatedImage,
     Box,
@@ -70,7 +78,7 @@ def load_labelme(tree: Tree, split: str, findings: Findings) -> DetectionData:
             files[path] = file
     where = tree.path(folders[0])
     if not files:
-        raise DataError(f"{where}: split {chosen!r} has no images")
+        raise no_images(where, chosen, parts)
     images, missing = [], []
     for path, file in files.items():
         image = _image_of(tree, path, file, chosen)

@@ -4,11 +4,11 @@
 import os
 import posixpath
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
+from typing import Container, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
 from urllib.parse import unquote
 
 from ..mindrecord import MINDRECORD_ROWS, mindrecord_file
-from ..records import DataError, Findings, MissingData
+from ..records import DataError, Findings, MissingData, NothingHeldOut
 
 MAX_DEPTH = 4
 # Where the images of a split are, when not in a folder of its own name.
@@ -260,6 +260,13 @@ def held_out(split: str, position: int) -> bool:
     all.
     """
     return split == WHOLE or (position % HOLD_OUT == HOLD_OUT - 1) == (split == "val")
+
+
+def no_images(where: str, split: str, available: Container[str]) -> DataError:
+    """The error for a split, as `choose_split` gives it, that has none."""
+    if split == "val" and split not in available:
+        return NothingHeldOut(f"{where}: under {HOLD_OUT} images, so none is held out for 'val'")
+    return DataError(f"{where}: split {split!r} has no images")
 
 
 def not_followed(tree: Tree) -> str:

@@ -22,12 +22,14 @@ from ..records import (
     PackedRecords,
     make_record,
 )
+from .coco_json import brief
 from .layout import (
     WHOLE,
     Tree,
     choose_split,
     held_out,
     image_folders,
+    no_images,
     report_missing,
     unsafe_name,
 )
@@ -38,6 +40,9 @@ MAX_XML_BYTES = 16 * 1024 * 1024
 _PLAIN = ("", "annotations", "annotation", "xml", "xmls", "labels")
 
 
+Object = Tuple[str, Tuple[float, ...], bool]  # name, xmin ymin xmax ymax, difficult
+
+
 @dataclass(frozen=True)
 class XmlFile:
     """What one annotation file says; coordinates as they stand in it."""
@@ -45,7 +50,7 @@ class XmlFile:
     filename: str
     width: float  # 0 where it is not given
     height: float
-    objects: Tuple[Tuple[str, Tuple[float, float, float, float], bool], ...]  # name, box, difficult
+    objects: Tuple[Object, ...]
 
 
 class XmlFolder:
@@ -129,29 +134,35 @@ def read_xml(path: str, wanted: bool, findings: Findings) -> Optional[XmlFile]:
             message = f"{path}: not a Pascal VOC annotation ({reason})"
             findings.refuse("bad XML files", message)
         return None
-    objects = []
+    objects: List[Object] = []
     for item in root.findall("object"):
-        name = (item.findtext("name") or "").strip()
-        x1, y1, x2, y2 = (
-            _number(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")
-        )
-        if (
-            printable_name(name)
-            and x1 is not None
-            and y1 is not None
-            and x2 is not None
-            and y2 is not None
-        ):
-            difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
-            objects.append((name, (x1, y1, x2, y2), difficult))
-        elif wanted:
-            findings.note("malformed annotations", path)
+        try:
+            objects.append(_object(item))
+        except ValueError as error:
+            if wanted:
+                findings.note("malformed annotations", f"{path}: {error}")
     return XmlFile(
         (root.findtext("filename") or "").strip(),
         _number(root.findtext("size/width")) or 0.0,
         _number(root.findtext("size/height")) or 0.0,
         tuple(objects),
     )
+
+
+def _object(item: ElementTree.Element) -> Object:
+    """One object; ValueError names the tag that makes no sense."""
+    name = (item.findtext("name") or "").strip()
+    if not printable_name(name):
+        raise ValueError(f"expected a printable text as <name> of an object, found {brief(name)}")
+    box = []
+    for tag in ("xmin", "ymin", "xmax", "ymax"):
+        text = item.findtext(f"bndbox/{tag}")
+        value = _number(text)
+        if value is None:
+            raise ValueError(f"expected a number as <{tag}> of {name!r}, found {brief(text)}")
+        box.append(value)
+    difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
+    return name, tuple(box), difficult
 
 
 def _number(text: Optional[str]) -> Optional[float]:
@@ -229,7 +240,8 @@ def _members(
     tree: Tree, folders: Sequence[XmlFolder], split: str, findings: Findings
 ) -> Tuple[str, List[Member]]:
     """The resolved split and its members."""
-    chosen = choose_split(split, dict.fromkeys(voc_splits(tree)), tree.root)
+    available = dict.fromkeys(voc_splits(tree))
+    chosen = choose_split(split, available, tree.root)
     if any(folder.splits for folder in folders):
         holding = [folder for folder in folders if chosen in folder.splits]
         members = [m for f in holding for m in _listed(tree, f, chosen, findings)]
@@ -239,7 +251,7 @@ def _members(
         stems = enumerate(folders[0].names)
         members = [(folders[0], stem) for i, stem in stems if held_out(chosen, i)]
     if not members:
-        raise DataError(f"{tree.root}: split {chosen!r} lists no images")
+        raise no_images(tree.root, chosen, available)
     return chosen, members
 
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from ..images import SUFFIXES
 from ..records import DataError, DetectionData, Findings
-from .layout import LINKS, Tree, choose_split, held_out, not_followed, report_missing
+from .layout import LINKS, Tree, choose_split, held_out, no_images, not_followed, report_missing
 from .named_boxes import (
     AnnotatedImage,
     Box,
@@ -66,7 +66,7 @@ def load_yolo(tree: Tree, split: str, findings: Findings) -> DetectionData:
     if chosen not in members:  # an undivided data set
         images = [path for i, path in enumerate(images) if held_out(chosen, i)]
     if not images and not missing:
-        raise DataError(f"{where}: split {chosen!r} has no images")
+        raise no_images(where, chosen, members)
     report_missing(tree, missing, len(images) + len(missing), tree.path(listed_in), findings)
     keypoints = "kpt_shape" in description  # they follow the box
     rows, labelled = [], False
@@ -205,8 +205,13 @@ def _label_file(tree: Tree, image: str, findings: Findings) -> Optional[str]:
 def _read_labels(
     path: str, names: Sequence[str], keypoints: bool, findings: Findings
 ) -> List[NamedBox]:
-    boxes = []
-    for number, line in enumerate(text_lines(path), 1):
+    boxes: List[NamedBox] = []
+    try:
+        lines = text_lines(path)
+    except DataError as error:
+        findings.refuse("unreadable labels", str(error))
+        return boxes
+    for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
             continue

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""check_data.py goes on after a fault, and names each by file, value and what was expected."""
+
+import json
+
+import pytest
+
+from src.data.records import MissingData
+from tests.datasets import (
+    coco_content,
+    labelme_content,
+    voc_xml,
+    write_coco,
+    write_image,
+    write_texts,
+    write_voc,
+    write_yolo,
+)
+from tests.programs.test_check_data import reported, run
+
+
+def test_label_files_that_cannot_be_read_are_counted_and_the_others_checked(tmp_path, capsys):
+    files = {f"images/train/{name}.jpg": "0 0.5 0.5 0.5 0.5\n" for name in "abcd"}
+    root = write_yolo(tmp_path, files, {"data.yaml": "train: images/train\nnames: [cat]\n"})
+    for name in "ab":
+        (root / "labels" / "train" / f"{name}.txt").write_bytes(b"\xff\xfe\0")
+    (root / "labels" / "train" / "c.txt").write_text("x\n")
+    assert run(root, "--images", "none") == 1
+    text = capsys.readouterr().out
+    assert reported(text)["error"] == {"unreadable labels": 2, "malformed labels": 1}
+    assert "a.txt: cannot be read as text" in text
+    assert "b.txt: cannot be read as text" in text
+    assert "cat 1" in text
+
+
+@pytest.mark.parametrize("style", ["coco", "voc", "yolo", "labelme", "csv"])
+def test_an_undivided_data_set_of_few_images_is_all_for_training(tmp_path, capsys, style):
+    root = tmp_path / "data"
+    shape = ("cat", "rectangle", [[1, 2], [9, 9]])
+    texts = {
+        "coco": {"coco.json": json.dumps(coco_content(boxes=[(1, 3, [1, 1, 9, 9])]))},
+        "voc": {"a.xml": voc_xml([("cat", (1, 1, 9, 9))])},
+        "yolo": {"classes.txt": "cat\n", "a.txt": "0 0.5 0.5 0.5 0.5\n"},
+        "labelme": {"a.json": labelme_content([shape])},
+        "csv": {"boxes.csv": "a.jpg,1,2,9,9,cat\n"},
+    }
+    write_image(write_texts(root, texts[style]) / "a.jpg")
+    assert run(root, output=tmp_path / "out") == 0
+    captured = capsys.readouterr()
+    assert f"split train ({style})" in captured.out
+    assert "images 1, of them 0 without boxes" in captured.out
+    assert "under 10 images, so none is held out for 'val'" in captured.out
+    assert "error" not in captured.err
+    with pytest.raises(MissingData, match="none is held out"):
+        run(root, "--split", "val", output=tmp_path / "out")
+
+
+def test_what_is_wrong_with_an_object_of_voc_is_named_with_its_value(tmp_path, capsys):
+    rows = [("dog", ("x", 1, 9, 9)), ("cat", (1, 1, 9, "")), (" ", (1, 1, 9, 9))]
+    text = voc_xml([*rows, ("cow", (1, 1, 9, 9))]).replace("<xmax>9</xmax>", "", 2)
+    assert run(write_voc(tmp_path, {"a": text}, {"train": ["a"]})) == 1
+    found = capsys.readouterr().out
+    assert reported(found)["error"] == {"malformed annotations": 3}
+    for said in (
+        "a.xml: expected a number as <xmin> of 'dog', found 'x'",
+        "a.xml: expected a number as <xmax> of 'cat', found nothing",
+        "a.xml: expected a printable text as <name> of an object, found ''",
+    ):
+        assert said in found
+
+
+def test_ids_of_coco_that_are_texts_are_named_with_what_was_expected(tmp_path, capsys):
+    content = coco_content(["a.jpg", "b.jpg"], [(1, 3, [5, 5, 20, 20])] * 4)
+    content["images"][1]["id"] = "b7"
+    content["categories"][0]["id"] = "dog"
+    content["annotations"][1]["image_id"] = "b7"
+    content["annotations"][2]["category_id"] = "dog"
+    content["annotations"][3]["bbox"] = "5 5 20 20"
+    assert run(write_coco(tmp_path, content)) == 1
+    found = capsys.readouterr().out
+    for said in (
+        "category {'id': 'dog', 'name': 'dog'}: expected a whole number as id, found 'dog'",
+        "expected a whole number as id, found 'b7'",
+        "annotation 2: expected a whole number as image_id, found 'b7'",
+        "annotation 3: expected a whole number as category_id, found 'dog'",
+        "annotation 4: expected [x, y, width, height] as bbox, found '5 5 20 20'",
+    ):
+        assert said in found
