@@ -179,15 +179,6 @@ int ncclGetUniqueId(struct unique_id *id) {
   snprintf(id->bytes, sizeof id->bytes, "/dev/shm/fake_gpu.%d.%ld", getpid(), random());
   return 0;
 }
-int ncclCommInitRank(struct communicator **made, int ranks, struct unique_id id, int rank) {
-  size_t bytes = sizeof(struct meeting) + (size_t)ranks * SLOT;
-  int file = open(id.bytes, O_RDWR | O_CREAT, 0600);
-  if (file < 0 || ftruncate(file, bytes)) return 2;
-  *made = calloc(1, sizeof **made);
-  **made = (struct communicator){mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0), ranks, rank};
-  close(file);
-  return (*made)->meeting == MAP_FAILED ? 2 : 0;
-}
 static void meet(struct communicator *comm) {
   struct meeting *m = comm->meeting;
   int round = m->round;
@@ -197,6 +188,18 @@ static void meet(struct communicator *comm) {
   } else {
     while (m->round == round) sched_yield();
   }
+}
+int ncclCommInitRank(struct communicator **made, int ranks, struct unique_id id, int rank) {
+  size_t bytes = sizeof(struct meeting) + (size_t)ranks * SLOT;
+  int file = open(id.bytes, O_RDWR | O_CREAT, 0600);
+  if (file < 0 || ftruncate(file, bytes)) return 2;
+  *made = calloc(1, sizeof **made);
+  **made = (struct communicator){mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0), ranks, rank};
+  close(file);
+  if ((*made)->meeting == MAP_FAILED) return 2;
+  meet(*made);
+  unlink(id.bytes);  // all have it open
+  return 0;
 }
 int ncclAllReduce(const void *from, void *to, size_t count, int type, int op, struct communicator *comm, void *stream) {
   reductions++;
