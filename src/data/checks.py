@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is in a data set and what is wrong with it: numbers, image checks, recall of the priors."""
 
+import contextlib
 import hashlib
+import os
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import cv2
 import numpy as np
@@ -20,6 +23,7 @@ from .records import (
     ImageError,
 )
 
+DAMAGED = "images with damaged data"
 # Problems that do not stop training: they are repaired, or harmless.
 NO_BOX = "splits without a box to train on"
 HARMLESS = (
@@ -35,6 +39,7 @@ HARMLESS = (
     "shapes without an area",
     "labels without an image",
     "EXIF-rotated images",
+    DAMAGED,
 )
 SIDES_PX = (0, 4, 8, 16, 32, 64, 128, 256, 100_000)  # bins of the square root of a box's area
 
@@ -159,7 +164,30 @@ def check_image(job: Tuple[str, int, int, bool]) -> Tuple[bytes, List[Tuple[str,
             message = f"{path}: {stored[0]} x {stored[1]}, annotated as {width} x {height}"
             problems.append(("mis-sized images", message))
         if decoding:
-            decode(path, data, header)
+            with decoder_messages() as said:
+                decode(path, data, header)
+            problems += [(DAMAGED, f"{path}: {line}") for line in said[:1]]
     except ImageError as error:
         return b"", [(error.kind, str(error))]
     return hashlib.blake2b(data, digest_size=16).digest(), problems
+
+
+@contextlib.contextmanager
+def decoder_messages() -> Iterator[List[str]]:
+    """The lines that decoders print on standard error in this block, there at its end.
+
+    libjpeg goes on after damage, and says so only there. For a process that prints nothing else
+    meanwhile.
+    """
+    lines: List[str] = []
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+        file.seek(0)
+        text = file.read(10_000).decode(errors="replace")
+        lines += [line for line in text.splitlines() if not line.startswith("libpng warning")]

@@ -6,7 +6,7 @@ import os
 import stat
 import struct
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -86,15 +86,29 @@ def decode(
     """`read_image` for the contents of a file whose header was checked."""
     stored, turned = (header.width, header.height), (header.height, header.width)
     flags = cv2.IMREAD_COLOR
-    if size is not None and (size == stored or size != turned or header.orientation < 5):
+    as_stored = size is not None and (size == stored or size != turned or header.orientation < 5)
+    if as_stored:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    cv2.setLogLevel(0)  # what it prints of damaged files names none
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(f"{path}: cannot be decoded ({str(error).splitlines()[0]})") from None
     if image is None:
-        raise ImageError(f"{path}: cannot be decoded")
+        tiff = " (damaged, or not of 8 or 16 bits a sample)" if header.kind == "TIFF" else ""
+        raise ImageError(f"{path}: cannot be decoded{tiff}")
+    if as_stored and header.kind == "TIFF":  # which OpenCV turns all the same
+        image = _turned_back(image, header.orientation)
     return image
+
+
+def _turned_back(shown: np.ndarray, orientation: int) -> np.ndarray:
+    """The (H, W, 3) picture as stored, from the one that its EXIF orientation shows."""
+    if orientation in (2, 3, 6, 7):
+        shown = shown[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        shown = shown[::-1]
+    return np.ascontiguousarray(shown.transpose(1, 0, 2) if orientation >= 5 else shown)
 
 
 def image_header(path: str) -> Header:
@@ -150,12 +164,8 @@ def read_bytes(path: str) -> bytes:
 
 def _jpeg(data: bytes) -> Header:
     stream = io.BytesIO(data)
-    image, exif = JpegImagePlugin.JpegImageFile(stream), Image.Exif()
-    try:
-        exif.load(image.info.get("exif", b""))
-        orientation = _orientation(exif)
-    except Exception:  # damaged EXIF, of which there are many kinds, is no EXIF
-        orientation = 1
+    image = JpegImagePlugin.JpegImageFile(stream)
+    orientation = _exif_orientation(image.info.get("exif", b""))
     # Inside a scan 0xFF is always escaped, so an end marker after it is the real one. Searching
     # from the end skips both trailing bytes and the marker of an embedded thumbnail.
     complete = data.rfind(b"\xff\xd9", stream.tell()) >= 0
@@ -167,19 +177,22 @@ def _png(data: bytes) -> Header:
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
     raw = height * ((width * depth * channels + 7) // 8 + 1)
     # Deflate packs at most 1032 bytes into one: with fewer, the sides are wrong or data missing.
-    complete = _png_ends(data) and raw <= 1032 * len(data)
-    return Header("PNG", width, height, complete=complete)
+    chunks = _png_chunks(data)
+    orientation = _exif_orientation(chunks.get(b"eXIf", b""))
+    complete = b"IEND" in chunks and raw <= 1032 * len(data)
+    return Header("PNG", width, height, orientation, complete)
 
 
-def _png_ends(data: bytes) -> bool:
-    """Whether the chain of chunks reaches the end chunk; decoders reserve what a chunk claims."""
-    position = 8
-    while position + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        if data[position + 4 : position + 8] == b"IEND":
-            return True
+def _png_chunks(data: bytes) -> Dict[bytes, bytes]:
+    """Contents by kind, up to the end chunk; without it where a chunk claims more than there is,
+    which decoders would reserve.
+    """
+    position, chunks = 8, {}
+    while position + 12 <= len(data) and b"IEND" not in chunks:
+        length, kind = struct.unpack_from(">I4s", data, position)
+        chunks[kind] = data[position + 8 : position + 8 + length]
         position += length + 12
-    return False
+    return chunks
 
 
 def _bmp(data: bytes) -> Header:
@@ -212,6 +225,15 @@ def _tiff(data: bytes) -> Header:
     tags.load(stream)
     width, height = int(tags[Base.ImageWidth]), int(tags[Base.ImageLength])
     return Header("TIFF", width, height, _orientation(tags))
+
+
+def _exif_orientation(data: bytes) -> int:
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        return _orientation(exif)
+    except Exception:  # damaged EXIF, of which there are many kinds, is no EXIF
+        return 1
 
 
 def _orientation(tags: Mapping[int, Any]) -> int:

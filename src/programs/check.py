@@ -18,6 +18,7 @@ from ..data.checks import (
     boxes_cxcywh,
     check_images,
     class_counts,
+    decoder_messages,
     find_duplicate_boxes,
     prior_recall_by_coco_size,
     prior_recall_by_side,
@@ -181,7 +182,8 @@ def print_findings(findings: Findings, strict: bool) -> bool:
     warnings: Dict[str, int] = {}
     for kind, count in findings.counts.items():
         harmless = (kind in HARMLESS or kind == "images of two splits") and not strict
-        (warnings if harmless else errors)[kind] = count
+        found = warnings if harmless else errors
+        found[kind] = found.get(kind, 0) + count
     for name, found in (("error", errors), ("warning", warnings)):
         for kind, count in sorted(found.items()):
             print(f"  {name}: {count} {kind}")
@@ -205,6 +207,7 @@ def write_picture(path: Path, data: DetectionData, columns: Columns, config: Con
     per_cell = prior_shapes_per_cell(config.anchors, len(maps))
     shapes = prior_shapes_px(make_priors(config), maps, per_cell, size)
     sides = boxes_cxcywh(columns)[:, 2:] * size
-    picture = draw_report(data, sides, shapes, class_counts(data, columns), size)
+    with decoder_messages():  # said before
+        picture = draw_report(data, sides, shapes, class_counts(data, columns), size)
     write_atomically(path, cv2.imencode(".png", picture)[1].tobytes())
     print(printable(f"  picture: {path}"))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading images safely: headers, truncation, size limits, orientation."""
 
+import io
 import struct
 import time
 import zlib
@@ -8,6 +9,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from src.data.images import image_header, read_header, read_image
 from src.data.records import ImageError
@@ -216,3 +218,72 @@ def test_every_real_image_is_complete():
         header = image_header(str(path))
         assert header.complete
         assert max(header.width, header.height) <= 640
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_as_stored_and_as_shown(tmp_path, kind, orientation):
+    squares = np.random.default_rng(0).integers(0, 255, (3, 4, 3)).astype(np.uint8)
+    stored = np.kron(squares, np.ones((16, 16, 1), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a"
+    Image.fromarray(stored).save(path, kind, exif=exif)
+    shown = np.array(ImageOps.exif_transpose(Image.open(path)))
+    for found, expected in (
+        (read_image(str(path)), shown),
+        (read_image(str(path), (64, 48)), stored),
+        (read_image(str(path), shown.shape[1::-1]), shown if orientation >= 5 else stored),
+    ):
+        assert found.shape == expected.shape
+        assert np.abs(found[:, :, ::-1].astype(int) - expected).mean() < 5
+
+
+def test_what_opencv_cannot_decode_is_one_line_and_prints_nothing(tmp_path, capfd):
+    whole = tmp_path / "a.tif"
+    Image.fromarray(np.zeros((48, 60), np.int32)).save(whole)
+    cut = tmp_path / "b.bmp"
+    cut.write_bytes(encoded(".bmp")[:-900])
+    cv2.setLogLevel(3)  # OpenCV's own: warnings
+    with pytest.raises(ImageError, match=r"a\.tif: cannot be decoded .*8 or 16 bits a sample"):
+        read_image(str(whole))
+    cv2.setLogLevel(3)
+    with pytest.raises(ImageError, match=r"b\.bmp: cannot be decoded$"):
+        read_image(str(cut))
+    assert capfd.readouterr() == ("", "")
+
+
+def odd_images():
+    """Width, height and contents of files that are unusual and sound, by name."""
+    noise = np.random.default_rng(0).integers(0, 255, (48, 60, 3)).astype(np.uint8)
+    colours = Image.fromarray(noise)
+    pictures = {
+        "one.jpg": (Image.new("RGB", (1, 1)), "JPEG", {}),
+        "wide.jpg": (Image.new("RGB", (20_000, 3)), "JPEG", {}),
+        "16bit.png": (Image.fromarray(noise[..., 0].astype(np.uint16) << 8), "PNG", {}),
+        "cmyk.jpg": (colours.convert("CMYK"), "JPEG", {}),
+        "palette.png": (colours.convert("P"), "PNG", {"transparency": 3}),
+        "grey_alpha.png": (colours.convert("LA"), "PNG", {}),
+        "photo.webp": (colours, "WEBP", {}),
+        "moving.webp": (colours, "WEBP", {"save_all": True, "append_images": [colours]}),
+        "moving.png": (colours, "PNG", {"save_all": True, "append_images": [colours]}),
+    }
+    for name, (picture, kind, options) in pictures.items():
+        file = io.BytesIO()
+        picture.save(file, kind, **options)
+        yield name, picture.width, picture.height, file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "content"),
+    [pytest.param(*row[1:], id=row[0]) for row in odd_images()],
+)
+def test_unusual_images_are_read(tmp_path, capfd, width, height, content):
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    image = read_image(str(path), (width, height))
+    assert image.shape == (height, width, 3)
+    assert image.dtype == np.uint8
+    if width == 60:  # a 16-bit or transparent picture keeps its contrast
+        assert image.std() > 40
+    assert capfd.readouterr() == ("", "")

@@ -3,7 +3,10 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
 from src.data.records import MissingData
 from tests.datasets import (
@@ -86,3 +89,37 @@ def test_ids_of_coco_that_are_texts_are_named_with_what_was_expected(tmp_path, c
         "annotation 4: expected [x, y, width, height] as bbox, found '5 5 20 20'",
     ):
         assert said in found
+
+
+def test_odd_files_are_named_once_and_decoders_print_nothing(tmp_path, capfd):
+    root = write_texts(tmp_path, {"data.yaml": "train: images\nnames: [cat]\n"})
+    folder = root / "images"
+    noise = np.random.default_rng(0).integers(0, 255, (48, 60, 3)).astype(np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    contents = {
+        "sound.jpg": whole,
+        "grey_end.jpg": whole[:-900] + b"\xff\xd9",  # libjpeg fills the end with grey
+        "cut.jpg": whole[:-900],
+        "gif.jpg": b"GIF89a" + bytes(20),
+        "empty.jpg": b"",
+    }
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    Image.fromarray(np.zeros((48, 60), np.int32)).save(folder / "32bit.tif")
+    (folder / "folder.jpg").mkdir()
+    (folder / "gone.jpg").symlink_to("none.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    for path in list(folder.iterdir()):
+        write_texts(root, {f"labels/{path.stem}.txt": "0 0.5 0.5 0.5 0.5\n"})
+    assert run(root) == 1
+    printed = capfd.readouterr()
+    assert reported(printed.out) == {
+        "error": {"truncated images": 1, "unreadable images": 3},
+        "warning": {"images with damaged data": 1, "labels without an image": 3},
+    }
+    for name in ("grey_end.jpg: Corrupt JPEG data", "cut.jpg: truncated", "gif.jpg: it is not a"):
+        assert printed.out.count(name) == 1
+    for name in ("empty.jpg: it is empty", "32bit.tif: cannot be decoded", "labels/loop.txt"):
+        assert printed.out.count(name) == 1
+    assert [row for row in printed.err.splitlines() if " images, " not in row] == []

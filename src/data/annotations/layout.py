@@ -116,6 +116,8 @@ def scan(root: Union[str, os.PathLike], allow_links: bool = False) -> Tree:
                     if entry.is_symlink() and not allow_links and not _inside(entry.path, real):
                         link = posixpath.join(folder, entry.name)
                         tree.outside[link] = os.path.realpath(entry.path)
+                    elif entry.is_symlink() and not os.path.exists(entry.path):
+                        continue  # it leads nowhere, or to itself
                     elif entry.is_file():
                         names.add(entry.name)
                     elif entry.is_dir() and _depth(folder) < MAX_DEPTH:
