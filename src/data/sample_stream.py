@@ -23,12 +23,14 @@ from .images import read_image
 from .records import DataError, DetectionData, ImageError, ImageRecord
 
 logger = logging.getLogger(__name__)
+MOST_NAMED = 20  # unreadable images with a line each
 _DEFAULT = AnchorConfig()
 _SCALE = 0x5CA1E  # separates the random generator of input sizes from those of images
 
 
 class Reader:
-    """Reads the images of a data set; an unreadable one is reported once by path and counted.
+    """Reads the images of a data set; an unreadable one is reported once by path (the first ones)
+    and counted.
 
     The marks are shared with worker processes, so that the report comes once for all of them.
     """
@@ -59,8 +61,11 @@ class Reader:
                 raise DataError(str(error)) from None
             with self._bad.get_lock():
                 first, self._bad[index] = not self._bad[index], 1
-            if first:
-                logger.warning("%s; left out (%d so far)", error, self.unreadable)
+                count = self.unreadable
+            if first and count <= MOST_NAMED:
+                logger.warning("%s; left out (%d so far)", error, count)
+            elif first and count == MOST_NAMED + 1:
+                logger.warning("more images cannot be read, and are left out without a line each")
             return None
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's events for TensorBoard: curves of loss and AP, precision by recall, pictures."""
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from ..data.records import DetectionData, ImageRecord
-from ..data.sample_stream import Reader
+from ..data.images import read_image
+from ..data.records import DetectionData, ImageError, ImageRecord
 from ..evaluation.coco_metrics import CocoScore
 from ..evaluation.result_arrays import result_arrays
 from ..runtime.files import naming
@@ -50,7 +51,6 @@ class EventLog:
         if start_step:
             self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._data = data
-        self._reader = None if data is None else Reader(data)
 
     def __call__(self, interval: Interval) -> None:
         self._scalars(interval.step, dataclasses.asdict(interval))
@@ -94,12 +94,13 @@ class EventLog:
             self._write(step, curve)
 
     def _pictures(self, results: Any) -> List[Tuple[ImageRecord, np.ndarray]]:
-        if self._data is None or self._reader is None:
+        if self._data is None:
             return []
         count, found = len(self._data.records), []
         for index in np.unique(np.linspace(0, count - 1, PICTURES).astype(int)).tolist():
-            image, record = self._reader.read(index), self._data.records[index]
-            if image is not None:
+            record = self._data.records[index]
+            with contextlib.suppress(ImageError):  # reported when it was scored
+                image = read_image(record.path, (record.width, record.height))
                 found.append((record, draw_both(image, record, results, self._data)))
         return found
 

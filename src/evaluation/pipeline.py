@@ -13,7 +13,7 @@ from typing import Any, Callable, Deque, Iterable, Iterator, List, Mapping, Opti
 
 import numpy as np
 
-from ..data.records import DetectionData, ImageRecord
+from ..data.records import DataError, DetectionData, ImageRecord
 from ..data.sample_stream import Reader, limit_threads
 from ..inference.detector import STAGES, ArrayDetector
 from ..inference.postprocess import Outputs
@@ -54,6 +54,7 @@ def detect_split(
     batch_size: int = 1,
     num_workers: int = 1,
     strict: bool = False,
+    reader: Optional[Reader] = None,
     watch: Optional[Stopwatch] = None,
 ) -> None:
     """Detects in some images of a split, calling `on_batch` with the results of each batch.
@@ -66,13 +67,17 @@ def detect_split(
         batch_size: views the network sees at once.
         num_workers: threads that read images.
         strict: an unreadable image is an error; otherwise it is reported and nothing found in it.
+        reader: of `data`, in place of `strict`; it reports each unreadable image once.
         watch: adds up the time of each stage; with `STAGES` of `src.inference.detector`.
 
     Raises:
-        DataError: an unreadable image, where `strict`.
+        DataError: an unreadable image, where `strict`; or no readable one.
     """
     watch = watch or Stopwatch(STAGES)
-    reader = Reader(data, strict)
+    reader = reader or Reader(data, strict)
+    if not any(reader.read(index) is not None for index in range(len(data.records))):
+        where = f"{data.annotation_path}: split {data.split}"
+        raise DataError(f"{where} has no image that can be read")
     prepare = partial(_prepare, detector, reader, watch)
     finish = partial(_finish, detector, category_ids, watch, on_batch)
     waiting: Deque[Future] = deque()

@@ -11,6 +11,7 @@ import numpy as np
 from ..config import TrainConfig
 from ..data.coco_utils import load_data
 from ..data.records import DataError, DetectionData
+from ..data.sample_stream import Reader
 from ..evaluation.coco_metrics import category_ids_for, coco_score
 from ..evaluation.pipeline import detect_split, rank_indices
 from ..inference.detector import ArrayDetector
@@ -53,6 +54,7 @@ class SplitScorer:
     ) -> None:
         self._model, self._make_detector = model, make_detector
         self._detector: Optional[ArrayDetector] = None
+        self._reader = Reader(data)
         self._data, self._category_ids = data, category_ids
         self._batch_size, self._num_workers = batch_size, num_workers
         self._rank, self._world_size = rank, world_size
@@ -106,6 +108,7 @@ class SplitScorer:
             on_batch,
             batch_size=self._batch_size,
             num_workers=self._num_workers,
+            reader=self._reader,
         )
         return not self._stopping()
 

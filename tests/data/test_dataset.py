@@ -175,6 +175,16 @@ def test_an_unreadable_image_is_reported_once_and_replaced(tmp_path, caplog):
     assert source.reader.unreadable == 1
 
 
+def test_many_unreadable_images_are_not_a_line_each(tmp_path, caplog):
+    data = make_data(tmp_path, count=30, broken=range(29))
+    with caplog.at_level(logging.WARNING):
+        source = stream(data, shuffled=False)
+        assert indices(source)[:5] == [29] * 5
+    assert [row.getMessage().count("left out") for row in caplog.records] == [1] * 21
+    assert "more images cannot be read" in caplog.text
+    assert source.reader.unreadable == 29
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_strict_stops_at_an_unreadable_image_in_one_line(tmp_path, workers):
     data = make_data(tmp_path, broken=(3,))

@@ -19,6 +19,7 @@ import eval as evaluate
 from src.config import get_config
 from src.data.coco_utils import load_data
 from src.data.records import DataError
+from src.data.sample_stream import Reader
 from src.evaluation.pipeline import detect_split
 from src.formats.checkpoint import Labels, save_config
 from src.inference.detector import STAGES, ArrayDetector, PostProcessor
@@ -152,6 +153,19 @@ def test_an_unreadable_image_is_reported_and_has_no_detections(root, caplog):
     assert caplog.text.count("4.png") == 1
     with pytest.raises(DataError, match=r"4\.png"):
         run(data, strict=True)
+
+
+def test_a_split_without_a_readable_image_is_no_score_of_zero(root, caplog):
+    data = load_data(root, "val")
+    for path in (root / "val2017").iterdir():
+        path.write_bytes(b"no image")
+    reader = Reader(data)
+    for _ in range(2):  # as while training
+        with pytest.raises(DataError, match=r"json: split val2017 has no image that can be read"):
+            run(data, reader=reader)
+    assert caplog.text.count("left out") == COUNT
+    with pytest.raises(DataError, match="no image that can be read"):
+        run(data.subset([]))
 
 
 def test_boxes_are_in_the_annotated_size(root):

@@ -166,6 +166,18 @@ def test_outputs_that_are_not_finite_are_no_score(monkeypatch, caplog):
     assert model.training
 
 
+def test_unreadable_images_are_reported_at_the_first_scoring_alone(monkeypatch):
+    readers = []
+    _, score = scorer(monkeypatch, lambda _: None)
+    real = validation.detect_split
+    monkeypatch.setattr(
+        validation, "detect_split", lambda *a, **k: readers.append(k["reader"]) or real(*a, **k)
+    )
+    score()
+    score()
+    assert readers[0] is readers[1]
+
+
 def test_a_scorer_gives_up_when_the_run_is_to_stop(monkeypatch):
     seen = []
     _, score = scorer(monkeypatch, seen.extend, stopping=lambda: True)
