@@ -154,13 +154,14 @@ with StopSignal() as stop:
     assert run(script) == (0, ["0", "15"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_without_results_a_signal_ends_a_program_at_once_and_nothing_half_written_stays(
     tmp_path, number
 ):
     script = f"""
-import hashlib
+import hashlib, signal
 from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from src.runtime.files import locked, replacing
 from src.runtime.stop_signal import interruptible
 with interruptible(), locked(Path({str(tmp_path / "out")!r})):
