@@ -292,3 +292,19 @@ def test_a_phone_scrolls_one_way_only(page, name):
     one(browser, ".card").click()
     assert one(browser, "#viewer .frame").size["width"] > 300
     assert browser.execute_script(wide) <= 390
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_choice_of_all_is_not_cut_off_by_the_arrow_of_its_list(page, width):
+    """Its text drawn as a list draws it has room, with an arrow as wide as the letters are high."""
+    measure = """
+    return ["class", "kind"].map((id) => {
+      const list = document.getElementById(id), style = getComputedStyle(list);
+      const pen = document.createElement("canvas").getContext("2d");
+      pen.font = style.font;
+      const padding = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+      const arrow = parseFloat(style.fontSize);
+      return list.clientWidth - padding - arrow - pen.measureText(list.options[0].text).width;
+    });"""
+    browser = page(width=width, height=844)
+    assert min(browser.execute_script(measure)) >= 0
