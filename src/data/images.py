@@ -176,9 +176,9 @@ def _png(data: bytes) -> Header:
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
     raw = height * ((width * depth * channels + 7) // 8 + 1)
-    # Deflate packs at most 1032 bytes into one: with fewer, the sides are wrong or data missing.
     chunks = _png_chunks(data)
     orientation = _exif_orientation(chunks.get(b"eXIf", b""))
+    # Deflate packs at most 1032 bytes into one: with fewer, the sides are wrong or data missing.
     complete = b"IEND" in chunks and raw <= 1032 * len(data)
     return Header("PNG", width, height, orientation, complete)
 

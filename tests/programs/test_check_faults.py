@@ -58,6 +58,15 @@ def test_an_undivided_data_set_of_few_images_is_all_for_training(tmp_path, capsy
         run(root, "--split", "val", output=tmp_path / "out")
 
 
+def test_a_bad_file_that_is_all_of_the_held_out_part_is_a_fault(tmp_path):
+    shape = ("cat", "rectangle", [[1, 2], [9, 9]])
+    for number in range(10):
+        write_image(tmp_path / f"{number}.jpg")
+        text = labelme_content([shape], imagePath=f"{number}.jpg") if number < 9 else "{"
+        write_texts(tmp_path, {f"{number}.json": text})
+    assert run(tmp_path, "--images", "none") == 1
+
+
 def test_what_is_wrong_with_an_object_of_voc_is_named_with_its_value(tmp_path, capsys):
     rows = [("dog", ("x", 1, 9, 9)), ("cat", (1, 1, 9, "")), (" ", (1, 1, 9, 9))]
     text = voc_xml([*rows, ("cow", (1, 1, 9, 9))]).replace("<xmax>9</xmax>", "", 2)

@@ -51,7 +51,7 @@ def load_coco(
     if undivided:
         chosen = {key: images[key] for i, key in enumerate(sorted(images)) if held_out(split, i)}
         if images and not chosen:
-            raise no_images(path, split, ())
+            raise no_images(path, split, enough=False)
     places = _locate(chosen, tree, split, relative, file.packed, findings)
     records, truth = _records(file.boxes, places, images, ids, findings)
     return DetectionData(
@@ -149,7 +149,7 @@ def _categories(file: CocoFile, path: str, findings: Findings) -> Dict[int, str]
         entry = entry if isinstance(entry, dict) else {}
         key, name = whole(entry.get("id")), entry.get("name")
         if key is None or not isinstance(name, str) or not printable_name(name):
-            wrong = misfit(entry, "id") if key is None else misfit(entry, "name")
+            wrong = misfit(entry, "id" if key is None else "name")
             findings.refuse("bad categories", f"{path}: category {brief(entry)}: {wrong}")
         elif names.get(key, name) != name:
             findings.refuse(

@@ -96,7 +96,7 @@ def load_csv(tree: Tree, split: str, findings: Findings) -> DetectionData:
         by_image = {name: by_image[name] for name in kept}
     where = tree.path(file.path)
     if not by_image:
-        raise no_images(where, chosen, files)
+        raise no_images(where, chosen, enough=chosen in files)
     corners = [v for rows in by_image.values() for row in rows if row.box for v in row.box.xyxy]
     normalised = bool(corners) and max(corners) <= MAX_NORMALISED
     folder = posixpath.dirname(file.path)

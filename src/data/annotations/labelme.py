@@ -13,6 +13,7 @@ from ...runtime.errors import printable_name
 from ..records import DataError, DetectionData, Findings
 from .coco_json import brief, flag, read_json, whole
 from .layout import (
+    HOLD_OUT,
     MOST_JSON,
     Tree,
     choose_split,
@@ -78,7 +79,7 @@ def load_labelme(tree: Tree, split: str, findings: Findings) -> DetectionData:
             files[path] = file
     where = tree.path(folders[0])
     if not files:
-        raise no_images(where, chosen, parts)
+        raise no_images(where, chosen, enough=chosen in parts or len(paths) >= HOLD_OUT)
     images, missing = [], []
     for path, file in files.items():
         image = _image_of(tree, path, file, chosen)

@@ -4,7 +4,7 @@
 import os
 import posixpath
 from dataclasses import dataclass, field
-from typing import Container, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
 from urllib.parse import unquote
 
 from ..mindrecord import MINDRECORD_ROWS, mindrecord_file
@@ -264,9 +264,9 @@ def held_out(split: str, position: int) -> bool:
     return split == WHOLE or (position % HOLD_OUT == HOLD_OUT - 1) == (split == "val")
 
 
-def no_images(where: str, split: str, available: Container[str]) -> DataError:
-    """The error for a split, as `choose_split` gives it, that has none."""
-    if split == "val" and split not in available:
+def no_images(where: str, split: str, enough: bool) -> DataError:
+    """The error for a split that has none; not `enough`: of an undivided data set of few images."""
+    if split == "val" and not enough:
         return NothingHeldOut(f"{where}: under {HOLD_OUT} images, so none is held out for 'val'")
     return DataError(f"{where}: split {split!r} has no images")
 

@@ -251,7 +251,7 @@ def _members(
         stems = enumerate(folders[0].names)
         members = [(folders[0], stem) for i, stem in stems if held_out(chosen, i)]
     if not members:
-        raise no_images(tree.root, chosen, available)
+        raise no_images(tree.root, chosen, enough=chosen in available)
     return chosen, members
 
 

@@ -66,7 +66,7 @@ def load_yolo(tree: Tree, split: str, findings: Findings) -> DetectionData:
     if chosen not in members:  # an undivided data set
         images = [path for i, path in enumerate(images) if held_out(chosen, i)]
     if not images and not missing:
-        raise no_images(where, chosen, members)
+        raise no_images(where, chosen, enough=chosen in members)
     report_missing(tree, missing, len(images) + len(missing), tree.path(listed_in), findings)
     keypoints = "kpt_shape" in description  # they follow the box
     rows, labelled = [], False
