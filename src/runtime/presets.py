@@ -52,6 +52,7 @@ _PHOTOS_TRAIN = {
     "freeze_stages": 2,
     "freeze_batch_norm": "backbone",
 }
+_FINETUNE_TRAIN = {**_SMALL_TRAIN, "total_steps": 2000, "eval_times": 5, "freeze_stages": 2}
 _ADAM = {"type": "AdamW", "weight_decay": 0.01, "clip_grad_norm": 10.0}
 # For short runs on a CPU: strong scale augmentation needs more steps than they have.
 _SHORT = {
@@ -109,6 +110,18 @@ PRESETS: Mapping[str, Preset] = {
             "optimizer": {**_ADAM, "weight_decay": 0.05, "backbone_lr": 0.1},
         },
         4.8,
+    ),
+    "m2det_finetune": Preset(
+        "your own images on a CPU, with --finetune photos",
+        {
+            **_SHORT,
+            "model": {**_PHOTOS_MODEL, "input_size": 320},
+            "anchors": _PHOTOS_ANCHORS,
+            "train": _FINETUNE_TRAIN,
+            "test": {"score_threshold": 0.01},
+            "optimizer": {**_ADAM, "weight_decay": 0.05, "backbone_lr": 0.3},
+        },
+        2.6,
     ),
 }
 
