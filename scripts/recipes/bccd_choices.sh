@@ -39,8 +39,8 @@ recipe=(
   --steps "$steps" --config m2det_small "${recipe[@]}"
 
 "$PYTHON" -m benchmarks.studies.ablation --dataset_path "$DATA" --output "$OUT/later" --jobs "$jobs" \
-  --steps "$steps" --config m2det_small "${recipe[@]}" --set anchors.scales= \
-  --set 'anchors.ratios=[[2.0,3.0]]' --later --seeds 2
+  --steps "$steps" --later --seeds 2 --config m2det_small \
+  "${recipe[@]}" --set anchors.scales= --set 'anchors.ratios=[[2.0,3.0]]'
 
 # The same network and steps the original's way. It has the usual anchors, so it stands beside ours
 # with those.

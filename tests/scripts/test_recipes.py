@@ -72,6 +72,20 @@ def test_bccd(call):  # noqa: F811
     assert str(call.folder / "out" / "eval") in score
 
 
+def test_bccd_finetune(call):  # noqa: F811
+    result = call("recipes/bccd_finetune.sh", "my data", "out", "--set", "random_seed=1")
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.splitlines()
+    train, score = words[: words.index("eval.py")], words[words.index("eval.py") :]
+    assert train[train.index("--config") + 1] == "m2det_finetune"
+    assert train[train.index("--finetune") + 1] == "photos"
+    assert train[train.index("--split") + 1] == "trainval"
+    assert score[score.index("--split") + 1] == "test"
+    for text in settings("bccd.sh"):
+        assert (text in train) == text.startswith(("anchors.scales", "data.", "experiment_tag"))
+    assert "random_seed=1" in train
+
+
 def test_photos(call):  # noqa: F811
     """With a backbone it is converted and half frozen by the preset, without one all is trained."""
     result = call("recipes/photos.sh", "my data", "out", BACKBONE=None, PIXELS=None)
@@ -108,14 +122,16 @@ def test_bccd_choices(call):  # noqa: F811
     programs = [word for word in words if word.endswith(".py") or word.startswith("benchmarks.")]
     expected = (
         "benchmarks.studies.ablation",
+        "benchmarks.studies.ablation",
         "benchmarks.peers.official_recipe",
         "eval.py",
         "benchmarks.studies.recipes",
     )
     assert tuple(programs) == expected
     steps = [words[i + 1] for i, word in enumerate(words) if word == "--steps"]
-    assert steps == ["7", "7"]
-    assert words.count("model.input_size=192") == 2  # the same network
+    assert steps == ["7", "7", "7"]
+    assert words.count("model.input_size=192") == 3  # the same network
+    assert words.count("--later") == words.count("anchors.ratios=[[2.0,3.0]]") == 1
     assert "test" not in words  # which is for bccd.sh alone
     wrong = call("recipes/bccd_choices.sh", "data", "out", STEPS="many", JOBS="1")
     assert wrong.returncode == 2
