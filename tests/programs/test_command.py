@@ -140,5 +140,9 @@ def test_no_thread_that_starts_with_an_import_takes_the_signals_of_a_training(mo
         return SimpleNamespace(main=lambda _: blocked.append(mask()))
 
     monkeypatch.setattr(command, "import_module", import_module)
-    command.run("train", ["--dataset_path", "data"])
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
+    try:
+        command.run("train", ["--dataset_path", "data"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} <= blocked[0] - blocked[1]

@@ -190,7 +190,7 @@ def test_scores_that_are_not_insisted_on(split, said, data, tmp_path, caplog):
     flags = ["--set", "train.eval_epochs=0", "--set", "train.eval_times=2", "--dry_run"]
     with caplog.at_level("INFO"):
         train.main(arguments(folder, tmp_path / "out", "--split", split, *flags))
-    (line,) = (m for m in caplog.messages if m.startswith("no scores"))
+    (line,) = (m for m in caplog.messages if m.startswith("not scored"))
     assert line.startswith(said.format(data=folder))
 
 
