@@ -207,28 +207,32 @@ def _assign(boxes: np.ndarray, priors: PreparedPriors, threshold: float) -> np.n
         min_iou[min_iou < 1e-3] = 0  # everywhere
         top, forced[missed], _ = _search(boxes[missed], priors, min_iou, threshold)
         missed = missed[top < min_iou]
-    owner = np.full(len(priors.cxcywh), -1, np.int64)
-    # of several values set for one prior the last stays: greatest IoU, then the first box
-    order = np.lexsort((-row, iou))
-    owner[prior[order]] = row[order]
-    owner[forced] = np.arange(len(boxes))
-    return owner
+    return _owners(len(priors.cxcywh), prior, row, iou, forced)
 
 
 def _assign_dynamic(boxes: np.ndarray, priors_cxcywh: np.ndarray, most: int) -> np.ndarray:
-    """(P,) int64: the ground truth of each prior, -1 for none."""
-    owner = np.full(len(priors_cxcywh), -1, np.int64)
-    if not len(boxes):
-        return owner
+    """As `_assign`, for `dynamic_k` of `most`."""
     iou = iou_matrix(boxes, cxcywh_to_xyxy(priors_cxcywh))
     ranked = np.argsort(-iou, axis=1, kind="stable")[:, :most]
     best = np.take_along_axis(iou, ranked, axis=1)
     wanted = np.maximum(best.sum(axis=1).astype(np.int64), 1)
     row, place = np.nonzero(np.arange(ranked.shape[1]) < wanted[:, None])
-    # of several values set for one prior the last stays: greatest IoU, then the first box
-    order = np.lexsort((-row, best[row, place]))
-    owner[ranked[row, place][order]] = row[order]
-    owner[ranked[:, 0]] = np.arange(len(boxes))
+    pairs = ranked[row, place], row, best[row, place]
+    return _owners(len(priors_cxcywh), *pairs, forced=ranked[:, 0])
+
+
+def _owners(
+    count: int, prior: np.ndarray, row: np.ndarray, iou: np.ndarray, forced: np.ndarray
+) -> np.ndarray:
+    """(count,) int64: the box of each prior, -1 for none.
+
+    Of the pairs (prior, row, iou), each (N,), that of the greatest IoU counts for a prior, then
+    that of the first box; before them, `forced` (G,), the one prior that each box has in any case.
+    """
+    owner = np.full(count, -1, np.int64)
+    order = np.lexsort((-row, iou))  # of several values set for one prior the last stays
+    owner[prior[order]] = row[order]
+    owner[forced] = np.arange(len(forced))
     return owner
 
 

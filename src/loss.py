@@ -72,9 +72,9 @@ class MultiBoxLoss(nn.Cell):
         cross_entropy = self._cross_entropy(logits, label_targets)
         chosen = ops.logical_or(positive, self._mine(cross_entropy, positive))
         if self.quality:
-            cross_entropy = cross_entropy + self._background_part(
-                logits, label_targets, iou_and_giou(loc, loc_targets)[0]
-            )
+            iou = ops.stop_gradient(iou_and_giou(loc, loc_targets)[0])
+            as_background = self._cross_entropy(logits, ops.zeros_like(label_targets))
+            cross_entropy = iou * cross_entropy + (1.0 - iou) * as_background
         zero = ops.zeros_like(cross_entropy)
         loc_loss = (
             self.box_weight * ops.select(positive, self._box_error(loc, loc_targets), zero).sum()
@@ -89,11 +89,6 @@ class MultiBoxLoss(nn.Cell):
         shifted = logits - ops.stop_gradient(logits.max(-1, keepdims=True))
         own = ops.gather_elements(shifted, 2, labels.expand_dims(-1)).squeeze(-1)
         return ops.log(ops.exp(shifted).sum(-1)) - own
-
-    def _background_part(self, logits: Tensor, labels: Tensor, iou: Tensor) -> Tensor:
-        """(B, P), added to the cross-entropy: targets of `iou`, the rest for the background."""
-        own = ops.gather_elements(logits, 2, labels.expand_dims(-1)).squeeze(-1)
-        return ops.stop_gradient(1.0 - iou) * (own - logits[..., 0])
 
     def _box_error(self, loc: Tensor, loc_targets: Tensor) -> Tensor:
         """(B, P), whatever the label."""

@@ -24,8 +24,8 @@ from .records import (
 )
 
 DAMAGED = "images with damaged data"
-# Problems that do not stop training: they are repaired, or harmless.
-NO_BOX = "splits without a box to train on"
+NO_BOX = "splits without a box to train on"  # which may still be scored
+# Warnings: what training repairs, or what may be as it should.
 HARMLESS = (
     NO_BOX,
     "zero-area boxes",

@@ -130,8 +130,7 @@ class SampleStream:
         self.scales = [(size, prepare_priors(table)) for size, table in sorted(priors.items())]
         self.config, self.shard = config, shard
         self.seed = seed % 2**64 if seed is not None else secrets.randbits(63)
-        self.shuffled, self.raw = shuffled, raw
-        self.matching = matching
+        self.shuffled, self.matching, self.raw = shuffled, matching, raw
         self._order: Tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def __len__(self) -> int:

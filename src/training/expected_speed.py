@@ -45,7 +45,7 @@ def expected_speed(config: Config, folder: Path, device: str) -> Optional[Tuple[
 
 
 def remember_speed(config: Config, folder: Path, device: str) -> None:
-    """Keep the speed that the log of a finished run tells."""
+    """Store the speed in the log of a finished run, in images per second."""
     place, speed = _place(), _logged(folder)
     if place is None or not speed:
         return
@@ -60,13 +60,13 @@ def remember_speed(config: Config, folder: Path, device: str) -> None:
 
 
 def _logged(folder: Path) -> Optional[float]:
-    """The mean of the last intervals of a log."""
+    """Images per second, the mean of the last intervals of a log; None without any."""
     rows = [row["images_per_second"] for row in read_log(folder) if row.get("images_per_second")]
     return sum(rows[-20:]) / len(rows[-20:]) if rows else None
 
 
 def _key(config: Config, device: str) -> str:
-    """Of what the speed depends on; the number of classes changes little."""
+    """A digest of what the speed depends on; the number of classes changes little."""
     model, train = replace(config.model, num_classes=2), config.train
     frozen = (train.freeze_stages, train.freeze_backbone)
     return digest_of_json([asdict(model), train.per_batch_size, train.amp_level, frozen, device])

@@ -86,6 +86,7 @@ def test_so_is_one_that_goes_back_within_the_folder(data, used):
         ("model.backbone=resnet18_slim", "model.backbone"),
         ("anchors.scales=0.1,0.2,0.4,0.7", "anchors.scales"),
         ("anchors.iou_threshold=0.4", "anchors.iou_threshold was 0.5, is 0.4"),
+        ("loss.box=giou", "loss.box was"),
         ("data.mean_bgr=1,2,3", "data.mean_bgr"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Optional, Tuple
 import numpy as np
 from mindspore import Tensor, ops
 
-SHARE = 8  # priors for each row sent: more positives take twice as many rows, and another graph
+PRIORS_PER_ROW = 8  # more positives take twice as many rows, and another graph
 
 
 class Transfer:
@@ -62,7 +62,7 @@ def positive_rows(offsets: np.ndarray, labels: np.ndarray) -> Tuple[np.ndarray, 
     when they are added there, fill up.
     """
     found = np.flatnonzero(labels > 0)
-    count = -(-labels.size // SHARE)
+    count = -(-labels.size // PRIORS_PER_ROW)
     while count < len(found):
         count *= 2
     rows, places = np.zeros((count, 4), np.float32), np.zeros((count, 1), np.int32)
