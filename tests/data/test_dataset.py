@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from src.box_utils import decode
-from src.config import ConfigError, DataConfig
+from src.config import AnchorConfig, ConfigError, DataConfig
 from src.data import dataset
 from src.data import sample_stream as samples
 from src.data.records import DataError, DetectionData, make_record
@@ -280,6 +280,20 @@ def test_extras_are_off_by_default_and_leave_order_and_determinism_alone(tmp_pat
         # Image 1 has no box of its own, but its mixtures have.
         own = [source[i][2].any() for i in range(len(source)) if source[i][3] == 1]
         assert any(own)
+
+
+def test_matching_and_colours_follow_the_configuration(tmp_path):
+    data = make_data(tmp_path)
+    still = DataConfig(crop_prob=0, max_expand_ratio=1, color_jitter=0)
+    plain, near, dynamic = (
+        stream(data, still, matching=AnchorConfig(iou_threshold=iou, dynamic_k=k))
+        for iou, k in ((0.9, 0), (0.1, 0), (0.9, 30))
+    )
+    number = indices(plain).index(0)  # of the image with one box
+    image, _, labels, _ = plain[number]
+    assert (labels > 0).sum() == 1  # no prior has such an IoU: its best alone
+    assert all((other[number][2] > 0).sum() > 1 for other in (near, dynamic))
+    assert np.abs(image + np.reshape(still.mean_bgr, (3, 1, 1)) - 20).max() <= 1  # as in the file
 
 
 def test_mosaic_ends_where_it_is_told_to(tmp_path):
