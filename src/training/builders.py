@@ -99,6 +99,16 @@ def build_loss_scale(config: Config) -> Optional[DynamicLossScale]:
     return DynamicLossScale(start if start > 1 else FIRST_LOSS_SCALE)
 
 
+def build_criterion(config: Config, world_size: int) -> MultiBoxLoss:
+    """The configured loss."""
+    return MultiBoxLoss(
+        config.model.num_classes,
+        config.loss,
+        empty_image_negatives=config.train.empty_image_negatives,
+        world_size=world_size,
+    )
+
+
 def build_step(
     config: Config,
     model: nn.Cell,
@@ -108,13 +118,8 @@ def build_step(
     ema: Optional[Ema] = None,
 ) -> Step:
     """The network with its loss and update, in training mode."""
-    criterion = MultiBoxLoss(
-        config.model.num_classes,
-        config.loss,
-        empty_image_negatives=config.train.empty_image_negatives,
-        world_size=world_size,
-    )
     statistics = running_statistics(model)
+    criterion = build_criterion(config, world_size)
     cell = ModelWithLoss(use_float16(model, config.train.amp_level), criterion)
     cell.set_train()
     target = ms.get_context("device_target")

@@ -5,6 +5,7 @@ import pytest
 from src.config import get_config
 from src.training.builders import (
     batch_warning,
+    build_criterion,
     build_loss_scale,
     build_schedule,
     eval_interval,
@@ -92,3 +93,16 @@ def test_where_the_loss_scale_starts():
     assert build_loss_scale(config("amp_level=O2")).scale == 65536
     fixed = get_config("m2det_tiny", ["train.amp_level=O3", "optimizer.loss_scale=1024"])
     assert build_loss_scale(fixed).scale == 1024
+
+
+def test_the_loss_follows_its_section():
+    keys = ("loss.box=giou", "loss.box_weight=3", "loss.quality=true")
+    loss = build_criterion(get_config("m2det_tiny", [*keys, "train.empty_image_negatives=5"]), 1)
+    assert (loss.giou, loss.box_weight, loss.quality, loss.empty_image_negatives) == (
+        True,
+        3,
+        True,
+        5,
+    )
+    usual = build_criterion(get_config("m2det_tiny"), 1)
+    assert (usual.giou, usual.box_weight, usual.quality) == (False, 1, False)
