@@ -85,7 +85,8 @@ def run_one(folder: Path, args: argparse.Namespace, overrides: Sequence[str], th
             if subprocess.run(command, stdout=log, stderr=log, env=environment).returncode:
                 raise OSError(f"{program} failed; see {folder / 'log.txt'}")
 
-        call("train.py", "--split", args.split, "--config", args.config, *sets,
+        start = ["--finetune", args.finetune] if args.finetune else []
+        call("train.py", "--split", args.split, "--config", args.config, *sets, *start,
              "--train_url", str(folder))  # fmt: skip
         (checkpoint,) = folder.glob("run/*-final.ckpt")
         call("eval.py", "--checkpoint_path", str(checkpoint), "--split", args.eval_split,
@@ -115,6 +116,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--eval_split", default="val", help="to score (%(default)s)")
     parser.add_argument("--output", required=True, type=Path, help="folder for the runs")
     add_config_arguments(parser, "m2det_small")
+    parser.add_argument("--finetune", help="weights every run starts from, as for train.py")
     parser.add_argument("--steps", type=int, default=600, help="of each run (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each choice, of which the"

@@ -11,9 +11,9 @@ usage: bash scripts/recipes/bccd_choices.sh DATASET_PATH OUTPUT
   DATASET_PATH  the BCCD data set, https://github.com/Shenggan/BCCD_Dataset (the folder BCCD)
   OUTPUT        folder for everything made; runs found finished there are not repeated
 Trains on train and scores on val, at 192 pixels: the recipe of bccd.sh with an average that fits
-short runs, the same without each of its choices, and the original's recipe in PyTorch; then, with
-the usual six priors a cell and two seeds, each choice that came after M2Det. Prints three tables and
-draws a picture.
+short runs, the same without each of its choices, and the original's recipe in PyTorch; and from
+weights/photos, with the usual six priors a cell and two seeds, each choice that came after M2Det.
+Prints three tables and draws a picture.
 STEPS (300) is the length of each run, JOBS (as many as cores) how many share the machine, PYTHON
 the interpreter.
 TEXT
@@ -39,8 +39,8 @@ recipe=(
   --steps "$steps" --config m2det_small "${recipe[@]}"
 
 "$PYTHON" -m benchmarks.studies.ablation --dataset_path "$DATA" --output "$OUT/later" --jobs "$jobs" \
-  --steps "$steps" --later --seeds 2 --config m2det_small \
-  "${recipe[@]}" --set anchors.scales= --set 'anchors.ratios=[[2.0,3.0]]'
+  --steps "$steps" --later --seeds 2 --config m2det_finetune --finetune photos \
+  "${recipe[@]}" --set 'anchors.ratios=[[2.0,3.0]]'
 
 # The same network and steps the original's way. It has the usual anchors, so it stands beside ours
 # with those.
