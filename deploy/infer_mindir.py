@@ -45,19 +45,23 @@ def prepare(image, about):
     return np.ascontiguousarray(np.repeat(resized[None], about["batch_size"] or 1, axis=0))
 
 
+def overlap(box, boxes, edge=0):
+    """IoU of a box (4,) with others (N, 4)."""
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    inter = np.maximum(high - low + edge, 0).prod(1)
+    areas = [(part[..., 2:] - part[..., :2] + edge).prod(-1) for part in (box, boxes)]
+    return inter / np.maximum(areas[0] + areas[1] - inter, 1e-9)
+
+
 def suppress(boxes, scores, rule):
     """Soft or hard NMS of (N, 4) boxes in pixels: indices and lowered scores, best first."""
     left, lowered = np.arange(len(scores)), scores.copy()
     kept: list = []
-    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)  # sizes count both edges
     while len(left) and len(kept) < (rule["keep_per_class"] or len(scores)):
         best = left[lowered[left].argmax()]
         kept.append(best)
         left = left[left != best]
-        low = np.maximum(boxes[best, :2], boxes[left, :2])
-        high = np.minimum(boxes[best, 2:], boxes[left, 2:])
-        inter = np.maximum(high - low + 1, 0).prod(1)
-        iou = inter / (areas[best] + areas[left] - inter)
+        iou = overlap(boxes[best], boxes[left], 1)  # sizes count both edges
         factor = 1 - iou if rule["method"] == "linear" else 0
         weight = np.where(iou > rule["iou_threshold"], factor, 1)
         if rule["method"] == "gaussian":
@@ -77,9 +81,14 @@ def select(boxes, scores, rule):
         members = np.flatnonzero(groups == group)
         index, lowered = suppress(boxes[members], scores[members], rule)
         found.append((members[index], lowered))
-    index, scores = (np.concatenate(part) for part in zip(*found))
-    order = np.argsort(-scores, kind="stable")[: rule["topk"] or None]
-    return boxes[index[order]], scores[order], classes[index[order]]
+    index, lowered = (np.concatenate(part) for part in zip(*found))
+    order = np.argsort(-lowered, kind="stable")[: rule["topk"] or None]
+    index, lowered, kept = index[order], lowered[order], boxes[index[order]]
+    for row, own in enumerate(index if rule.get("voting_iou") else ()):
+        near = (overlap(boxes[own], boxes) >= rule["voting_iou"]) & (classes == classes[own])
+        near[own] = True
+        kept[row] = np.average(boxes[near], axis=0, weights=scores[near])
+    return kept, lowered, classes[index]
 
 
 def detect(run, about, image):

@@ -206,6 +206,9 @@ class TestConfig:
     )
     sigma: float = setting(0.5, "of gaussian soft-NMS", 0.001, 1000)
     class_agnostic: bool = setting(False, "boxes of different classes suppress each other")
+    voting_iou: float = setting(
+        0.0, "overlap from which boxes of a class are averaged into each one kept; 0: none", 0, 1
+    )
     score_threshold: float = setting(0.1, "lowest class probability of a detection", 0, 1)
     keep_per_class: int = setting(50, "boxes kept per class and image", 1, _MANY)
     batch_size: int = setting(1, "images per forward pass", 1, 4096)

@@ -39,7 +39,6 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "batches twice as large": ("train.per_batch_size={twice}", "train.total_steps={half}"),
     "plus GIoU": ("loss.box=giou", "loss.box_weight=2"),
     "plus IoU as score": ("loss.quality=true",),
-    "plus GIoU and IoU as score": ("loss.box=giou", "loss.box_weight=2", "loss.quality=true"),
     "plus dynamic k": ("anchors.dynamic_k=20",),
     "plus mosaic for six tenths": ("data.mosaic=0.5", "data.mosaic_until=0.6"),
     "plus stronger colour": ("data.color_jitter=1.6",),

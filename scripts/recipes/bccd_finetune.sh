@@ -18,13 +18,16 @@ TEXT
 
 begin_recipe "$@"
 
-# The scales of bccd.sh, with the usual six priors a cell; cells lie any way round.
+# The scales of bccd.sh, with the usual six priors a cell; cells lie any way round. Boxes of the
+# mirrored image vote, too.
 recipe=(
   --config m2det_finetune
   --finetune photos
   --set experiment_tag=bccd
   --set 'anchors.scales=0.07,0.18,0.36,0.55,0.8'
   --set data.vertical_flip=true
+  --set test.flip=true
+  --set test.merge=soft_nms
 )
 
 train_recipe --split trainval "${recipe[@]}" "${@:3}"

@@ -40,6 +40,7 @@ def build_postprocessor(config: Config) -> PostProcessor:
         keep_per_class=test.keep_per_class,
         topk=test.topk,
         class_agnostic=test.class_agnostic,
+        voting_iou=test.voting_iou,
         **(soft if test.soft_nms else hard),
     )
 

@@ -6,13 +6,14 @@ NumPy and the compiled NMS only.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .. import box_utils, nms
 from ..runtime.errors import M2DetError
+from .box_voting import vote
 
 Outputs = Tuple[np.ndarray, np.ndarray]  # loc (P, 4), logits (P, C) of one view, or decoded
 Network = Callable[[np.ndarray], Outputs]  # (B, 3, S, S) -> loc (B, P, 4), logits (B, P, C)
@@ -77,6 +78,7 @@ class PostProcessor:
     topk: int = 0  # boxes kept per image; 0 keeps all
     class_agnostic: bool = False  # boxes of different classes suppress each other
     clip: bool = False  # limit boxes to the image
+    voting_iou: float = 0.0  # see `vote`; 0: boxes stay as NMS leaves them
 
     def settings(self) -> Dict[str, Any]:
         """Everything but the priors, by name."""
@@ -166,7 +168,7 @@ class PostProcessor:
     def select(
         self, found: Candidates, owner: Optional[np.ndarray] = None
     ) -> Tuple[Candidates, np.ndarray]:
-        """What NMS leaves of each image (and class), and its new scores (M,).
+        """What NMS leaves of each image (and class), boxes voted upon, and its new scores (M,).
 
         With `owner`, `image` is the number of a view, and `owner` (V,) the image of each view.
         """
@@ -181,7 +183,12 @@ class PostProcessor:
             self.method,
             self.keep_per_class,
         )
-        return found[index], scores
+        kept = found[index]
+        if self.voting_iou:
+            kind = _kinds(image, found.labels)
+            boxes = vote(index, found.boxes_px, found.scores, kind, self.voting_iou)
+            kept = replace(kept, boxes_px=boxes)
+        return kept, scores
 
     def split(self, kept: Candidates, scores: np.ndarray, images: int) -> List[Detections]:
         """One result, best first, for each of `images` images; at most `topk` of them each."""
@@ -210,9 +217,7 @@ class PostProcessor:
 
     def _groups(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """A number (N,) for each image and class; NMS compares boxes of equal numbers only."""
-        if self.class_agnostic:
-            return image
-        return image * (int(labels.max(initial=0)) + 1) + labels
+        return image if self.class_agnostic else _kinds(image, labels)
 
     def _boxes(
         self, loc: np.ndarray, prior: np.ndarray, image: np.ndarray, sizes_px: Sequence
@@ -223,6 +228,11 @@ class PostProcessor:
         with np.errstate(over="ignore", invalid="ignore"):
             boxes = box_utils.decode(loc, np.asarray(self.priors, np.float32)[prior]) * scale
         return np.clip(boxes, 0, scale) if self.clip else boxes
+
+
+def _kinds(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A number (N,) for each image and class."""
+    return image * (int(labels.max(initial=0)) + 1) + labels
 
 
 def candidates(logits: np.ndarray, threshold: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -44,6 +44,7 @@ _TINY_TRAIN = {
     "ema": 0.98,
 }
 _SMALL_TRAIN = {**_TINY_TRAIN, "per_batch_size": 4, "total_steps": 3000, "ema": 0.998}
+_PHOTOS_TEST = {"score_threshold": 0.01, "voting_iou": 0.7}
 _PHOTOS_TRAIN = {
     **_SMALL_TRAIN,
     "lr": 7e-4,
@@ -106,7 +107,7 @@ PRESETS: Mapping[str, Preset] = {
             "model": _PHOTOS_MODEL,
             "anchors": _PHOTOS_ANCHORS,
             "train": _PHOTOS_TRAIN,
-            "test": {"score_threshold": 0.01},
+            "test": _PHOTOS_TEST,
             "optimizer": {**_ADAM, "weight_decay": 0.05, "backbone_lr": 0.1},
         },
         4.8,
@@ -118,7 +119,7 @@ PRESETS: Mapping[str, Preset] = {
             "model": {**_PHOTOS_MODEL, "input_size": 320},
             "anchors": _PHOTOS_ANCHORS,
             "train": _FINETUNE_TRAIN,
-            "test": {"score_threshold": 0.01},
+            "test": _PHOTOS_TEST,
             "optimizer": {**_ADAM, "weight_decay": 0.05, "backbone_lr": 0.3},
         },
         2.6,
@@ -135,6 +136,7 @@ _OFFICIAL_TEST: Mapping[str, Any] = {
     "score_threshold": 0.1,
     "keep_per_class": 50,
     "topk": 0,
+    "voting_iou": 0.0,
 }
 TEST_FORMS: Mapping[str, Mapping[str, Any]] = {
     "official": _OFFICIAL_TEST,

@@ -133,7 +133,8 @@ def test_configured_post_processing():
     )
     assert (gaussian.method, gaussian.sigma, gaussian.class_agnostic) == ("gaussian", 0.5, True)
     hard = build_postprocessor(get_config("m2det_tiny", ["test.soft_nms=false"]))
-    assert (hard.method, hard.iou_threshold) == ("hard", 0.45)
+    assert (hard.method, hard.iou_threshold, hard.voting_iou) == ("hard", 0.45, 0)
+    assert build_postprocessor(get_config("m2det_tiny", ["test.voting_iou=0.7"])).voting_iou == 0.7
 
 
 def test_priors_of_other_sizes_keep_their_pixels():

@@ -73,7 +73,7 @@ def detected(exports, photographs):
 @pytest.mark.parametrize("name", sorted(set(PROGRAMS.values())))
 def test_a_program_is_short_and_stands_alone(name):
     text = (DEPLOY / name).read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 150
+    assert len(text.splitlines()) <= 160
     runtime = {"infer_mindir.py": "mindspore", "infer_onnx.py": "onnxruntime"}[name]
     allowed = {"argparse", "io", "json", "os", "re", "sys", "pathlib", "cv2", "numpy", runtime}
     names, parts = imports_of(DEPLOY / name)
@@ -138,6 +138,8 @@ RULES = {
     "together": {"class_agnostic": True, "topk": 7},
     "few": {"keep_per_class": 3},
     "all": {"keep_per_class": 0, "lowest_score": 0.05},
+    "voting": {"voting_iou": 0.5},
+    "voting, classes together": {"voting_iou": 0.5, "class_agnostic": True},
 }
 
 
