@@ -44,8 +44,8 @@ def import_quantisation() -> Any:
 def quantise(source: Path, output: Path, images: Sequence[np.ndarray]) -> None:
     """Write `source` in 8-bit integers to `output`, and FILE.json beside it, whole or not at all.
 
-    Weights are signed, with a scale for each output channel; activations are unsigned, with one
-    scale for each tensor, from the least to the largest value of any image.
+    Weights are signed, from -64 to 64 with a scale for each output channel; activations are
+    unsigned, with one scale for each tensor, from the least to the largest value of any image.
 
     Args:
         source: a file of `export.py --file_format ONNX --fold_batchnorm`.
@@ -84,6 +84,7 @@ def _write(source: Path, draft: Path, feed: "_Feed") -> None:
             per_channel=True,
             activation_type=tool.QuantType.QUInt8,
             weight_type=tool.QuantType.QInt8,
+            reduce_range=True,  # processors without VNNI cut sums of two larger products to 16 bits
         )
     except Exception as error:  # onnx and onnxruntime raise many kinds
         raise QuantisationError(f"{source}: cannot be quantised: {one_line(error)}") from None

@@ -95,6 +95,16 @@ def test_the_heads_stay_in_float32(exports, data, tmp_path):
     assert set(kinds.values()) == {"DequantizeLinear"}
 
 
+def test_sums_of_two_products_fit_16_bits(exports, data, tmp_path):
+    """Processors without VNNI add them so: 2 x 255 x 64 = 32,640 of at most 32,767."""
+    run(exports, tmp_path / "n.onnx", data)
+    graph = onnx.load(str(tmp_path / "n_int8.onnx")).graph
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weights = [array for array in arrays.values() if array.dtype == np.int8 and array.ndim == 4]
+    assert len(weights) > 10
+    assert max(int(np.abs(array.astype(int)).max()) for array in weights) == 64
+
+
 def test_a_folder_of_images_gives_no_ap(exports, tmp_path, capsys):
     place = pictures(tmp_path / "images", ["a.png", "b.jpg"])
     run(exports, tmp_path / "n.onnx", place)
