@@ -6,11 +6,12 @@ import logging
 import os
 import pickle
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
 
-from src.data.coco_utils import DataError, load_data
+from src.data.coco_utils import DataError, find_splits, load_data
 from src.data.records import Findings, PackedRecords, require_boxes
 from tests.datasets import SHARED, coco_content, write_coco, write_image
 
@@ -164,6 +165,21 @@ def test_unicode_names_in_a_read_only_folder(tmp_path):
             folder.chmod(0o755)
     assert data.records[0].path.endswith(name)
     assert data.class_names == ("кошка",)
+
+
+@pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_may_be_joined_to_their_letters_or_apart_from_them(tmp_path, listed, stored):
+    content = coco_content([unicodedata.normalize(listed, "café.jpg")])
+    name = unicodedata.normalize(stored, "café.jpg")
+    root = write_coco(tmp_path, content, None)
+    write_image(root / "train2017" / name)
+    assert load_data(root, "train").records[0].path == str(root / "train2017" / name)
+
+
+def test_what_file_systems_keep_for_root_is_passed_over(tmp_path):
+    root = write_coco(tmp_path, coco_content())
+    write_coco(root / "lost+found", coco_content(), path="instances_val2017.json")
+    assert find_splits(root) == ["train2017"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

@@ -154,6 +154,24 @@ def test_images_without_any_box_name_no_classes(tmp_path):
         load_data(root, "all")
 
 
+def test_a_box_that_reaches_out_of_its_image_leaves_the_others_normalised(tmp_path):
+    text = "filename,xmin,ymin,xmax,ymax,class\na.jpg,.5,.25,1,.5,cat\na.jpg,.5,.5,1.02,.75,cat\n"
+    data = load_data(write(tmp_path, {"labels.csv": text}), "all")
+    # Of 60 x 48 pixels; the second is clipped at the right.
+    assert [box for _, _, box in boxes_of(data)] == [[30, 12, 60, 24], [30, 24, 60, 36]]
+
+
+@pytest.mark.parametrize("text", [TENSORFLOW, "filename,x,y,w,h\na.jpg,1,2,3,4\n"])
+def test_a_file_beside_many_images_is_found(tmp_path, text):
+    images = [f"{number:03}.jpg" for number in range(120)]
+    root = write(tmp_path, {"labels.csv": text}, [*images, "a.jpg", "b.jpg"])
+    if text == TENSORFLOW:
+        assert len(load_data(root, "all").records) == 2
+    else:
+        with pytest.raises(DataError, match=r"labels\.csv: expected the columns .* found filename"):
+            load_data(root, "all")
+
+
 def test_escaped_names_are_found(tmp_path):
     root = write(tmp_path, {"labels.csv": "images/a%20b.jpg,1,2,3,4,cat\n"}, ["images/a b.jpg"])
     assert len(load_data(root, "all").records) == 1

@@ -66,6 +66,11 @@ def test_roboflow_export(tmp_path):
     assert find_splits(root) == ["test", "train", "val"]
 
 
+def test_a_byte_order_mark_before_the_names_does_no_harm(tmp_path):
+    root = write_yolo(tmp_path, {"images/a.jpg": LINE}, {"data.yaml": "\ufeffnames: [cat, dog]\n"})
+    assert load_data(root, "train").class_names == ("cat", "dog")
+
+
 def test_a_split_of_data_yaml_that_is_not_there(tmp_path):
     root = write_yolo(tmp_path, {"train/images/a.jpg": LINE}, {"data.yaml": ROBOFLOW})
     assert find_splits(root) == ["train"]

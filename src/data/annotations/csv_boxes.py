@@ -4,7 +4,7 @@
 With a line of names as TensorFlow's, Roboflow's and Open Images' files have it: an image, four
 corners and a class, called in any of the usual ways; width and height of the image may be there.
 Or without one as keras-retinanet has it: path,x1,y1,x2,y2,class. A row of an image alone says that
-there is nothing on it. Coordinates are in pixels, or, where none in the file is above 1, in shares
+there is nothing on it. Coordinates are in pixels, or, where none in the file is above 2, in shares
 of the image's sides. Corners in pixels are edges counted from 0.
 
 Names of classes are those in all files, sorted; classes.csv (name,number) gives their order, and
@@ -30,7 +30,7 @@ from .layout import (
 )
 from .named_boxes import AnnotatedImage, Box, NamedBox, build_data, find_image
 
-MAX_NORMALISED = 1.01  # 1, and what rounding may add
+MAX_NORMALISED = 2.0  # of a box that reaches out of its image; no file has all its boxes there
 MOST_CSV = 50  # looked at in one folder
 _COLUMNS = {  # in lower case, without "_", "-" and blanks
     "image": ("filename", "imageid", "image", "imagepath", "imagename", "path", "file", "img"),
@@ -136,8 +136,8 @@ def csv_paths(tree: Tree) -> List[str]:
     return [
         posixpath.join(folder, name)
         for folder in sorted(tree.files, key=lambda name: (name.count("/"), name))
-        for name in sorted(tree.files[folder])[:MOST_CSV]
-        if name.lower().endswith(".csv") and folder.count("/") < 2
+        if folder.count("/") < 2
+        for name in sorted(n for n in tree.files[folder] if n.lower().endswith(".csv"))[:MOST_CSV]
     ]
 
 

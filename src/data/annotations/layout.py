@@ -5,6 +5,7 @@ import os
 import posixpath
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
+from unicodedata import normalize
 from urllib.parse import unquote
 
 from ..mindrecord import MINDRECORD_ROWS, mindrecord_file
@@ -53,11 +54,14 @@ class Tree:
     def find(self, name: str, folders: Iterable[str]) -> Optional[str]:
         """The relative path of `name` in the first of `folders` that holds it.
 
-        Where none does, it is looked for without URL escapes ("a%20b.jpg"), as some tools write it.
+        Where none does, it is looked for without URL escapes ("a%20b.jpg"), as some tools write it,
+        and with accents joined to their letters or apart from them, as macOS writes names.
         """
         folders = list(folders)
-        found = self._find(name, folders)
-        return found or (self._find(unquote(name), folders) if "%" in name else None)
+        found, plain = self._find(name, folders), unquote(name)
+        for form in () if found else (plain, normalize("NFC", plain), normalize("NFD", plain)):
+            found = found or self._find(form, folders)
+        return found
 
     def _find(self, name: str, folders: Sequence[str]) -> Optional[str]:
         head, _, tail = name.rpartition("/")
@@ -111,7 +115,7 @@ def scan(root: Union[str, os.PathLike], allow_links: bool = False) -> Tree:
         try:
             with os.scandir(tree.path(folder)) as entries:
                 for entry in entries:
-                    if entry.name[0] == ".":  # hidden, or what macOS leaves in archives
+                    if entry.name[0] == "." or entry.name == "lost+found":  # hidden, or root's
                         continue
                     if entry.is_symlink() and not allow_links and not _inside(entry.path, real):
                         link = posixpath.join(folder, entry.name)

@@ -13,6 +13,8 @@ EXPECTED = (
     " data.yaml with images and labels (YOLO), a JSON file beside each image (LabelMe),"
     f" or CSV with {CSV_COLUMNS}"
 )
+_TFRECORD = (".tfrecord", ".tfrecords")
+_TELLING = (*ARCHIVES, *_TFRECORD, ".json", ".csv")  # endings of what is known
 _VIA_WORDS = (b'"_via_settings"', b'"_via_img_metadata"', b'"shape_attributes"')
 _VIA = (
     "of VIA, the VGG Image Annotator, which is not read; open it there and choose"
@@ -23,7 +25,8 @@ _VIA = (
 def what_is_there(tree: Tree) -> str:
     """Why there is nothing to read in a folder: the first known thing in it, else what is read."""
     for folder in sorted(tree.files, key=lambda name: (name.count("/"), name)):
-        for name in sorted(tree.files[folder])[:100]:
+        names = [name for name in tree.files[folder] if name.lower().endswith(_TELLING)]
+        for name in sorted(names)[:100]:
             reason = _kind(tree, posixpath.join(folder, name))
             if reason:
                 return reason
@@ -35,7 +38,7 @@ def _kind(tree: Tree, path: str) -> Optional[str]:
     lower = path.lower()
     if lower.endswith(ARCHIVES):
         return f"no annotations, but {path}: unpack it"
-    if lower.endswith((".tfrecord", ".tfrecords")):
+    if lower.endswith(_TFRECORD):
         return f"{path} is a TFRecord file, which is not read; convert it to COCO or Pascal VOC"
     if lower.endswith(".json") and any(word in tree.head(path) for word in _VIA_WORDS):
         return f"{path} is {_VIA}"

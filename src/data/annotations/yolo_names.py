@@ -27,7 +27,7 @@ def yaml_file(tree: Tree) -> Optional[str]:
                 found.append((len(folder) > 0, rank, posixpath.join(folder, stem + ending)))
     for _, _, path in sorted(found):
         try:
-            with open(tree.path(path), encoding="utf-8", errors="replace") as file:
+            with open(tree.path(path), encoding="utf-8-sig", errors="replace") as file:
                 if _HAS_NAMES.search(file.read(MAX_YAML_BYTES)):
                     return path
         except OSError:
