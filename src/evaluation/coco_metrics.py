@@ -140,15 +140,20 @@ def coco_score(
             f"{data.annotation_path}: split {data.split} has no annotations to score against"
         )
     truth = ground_truth(data)
-    known = {image["id"] for image in truth["images"]}
+    # Numbered anew in the same order: faster-coco-eval keeps ids as floats, of 53 bits.
+    number_of = {key: n for n, key in enumerate(sorted(row["id"] for row in truth["images"]), 1)}
     for entry in results:
-        if entry["image_id"] not in known:
+        if entry["image_id"] not in number_of:
             raise DataError(
                 f"{data.annotation_path}: no image {entry['image_id']}, which was detected on"
             )
+    for image in truth["images"]:
+        image["id"] = number_of[image["id"]]
+    for entry in truth["annotations"]:
+        entry["image_id"] = number_of[entry["image_id"]]
     coco, evaluator = find_scorer(scorer)
     with contextlib.redirect_stdout(io.StringIO()), collector_off():
-        found = dict(truth, annotations=_numbered(results))
+        found = dict(truth, annotations=_numbered(results, number_of))
         run = evaluator(_coco(coco, truth), _coco(coco, found), "bbox")
         run.evaluate()
         run.accumulate()
@@ -184,10 +189,18 @@ def find_scorer(name: str) -> Tuple[Any, Any]:
     return FasterCOCO, COCOeval_faster
 
 
-def _numbered(results: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
-    """Results as annotations: pycocotools' own loader fails on an empty list."""
+def _numbered(
+    results: Sequence[Mapping[str, Any]], number_of: Mapping[int, int]
+) -> List[Dict[str, Any]]:
+    """Results as annotations; pycocotools' own loader fails on an empty list."""
     return [
-        {**entry, "id": number, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+        {
+            **entry,
+            "id": number,
+            "image_id": number_of[entry["image_id"]],
+            "area": entry["bbox"][2] * entry["bbox"][3],
+            "iscrowd": 0,
+        }
         for number, entry in enumerate(results, 1)
     ]
 

@@ -212,6 +212,22 @@ def test_the_faster_scorer_gives_the_same_numbers(coco_tiny):
     np.testing.assert_allclose(fast.recall, plain.recall, atol=1e-12)
 
 
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_image_ids_may_be_of_64_bits(tmp_path, scorer):
+    """Such as digests of file names; as floats these two would be one."""
+    if scorer != "pycocotools":
+        pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
+    ids = (2**62 + 1, 2**62 + 2)
+    rows = [(ids[0], 3, [0, 0, 40, 40]), (ids[1], 7, [5, 5, 30, 30])]
+    content = coco_content(["a.jpg", "b.jpg"], rows)
+    for image, number in zip(content["images"], ids):
+        image["id"] = number
+    data = load_data(write_coco(tmp_path, content), "train")
+    found = [entry(ids[0], 3, [0, 0, 40, 40], 0.9), entry(ids[0], 7, [5, 5, 30, 30], 0.8)]
+    # The cat is right, AP 1; the dog is found in the other image, AP 0.
+    assert score_coco(data, found, scorer)[0]["AP"] == pytest.approx(0.5)
+
+
 def test_scorers_are_named(tmp_path, monkeypatch):
     data = load_data(write_coco(tmp_path, coco_content(boxes=[(1, 3, [0, 0, 9, 9])])), "train")
     with pytest.raises(ValueError, match="choose from pycocotools, faster-coco-eval"):
