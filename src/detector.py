@@ -21,6 +21,7 @@ from typing import (
     List,
     Optional,
     Sequence,
+    Set,
     Tuple,
     Union,
     overload,
@@ -39,9 +40,9 @@ from .inference.detector import ArrayDetector, Detections
 from .inference.image_sources import find_sources
 from .inference.onnx_cache import cached_onnx
 from .inference.open_network import prepare_device, read_network_file
-from .inference.result_files import Found, coco_content
+from .inference.result_files import Found, coco_content, free_name, refuse_inputs
 from .runtime.device_choice import device_there
-from .runtime.errors import UsageError
+from .runtime.errors import UsageError, printable
 from .runtime.files import write_atomically
 
 __all__ = ["Detection", "Detector", "Result", "Results"]
@@ -112,7 +113,7 @@ class Result(Sequence[Detection]):
     def __repr__(self) -> str:
         found = ", ".join(f"{one.name} {one.score:.2f}" for one in self[:5])
         more = f" and {len(self) - 5} more" if len(self) > 5 else ""
-        return f"Result({self.path or 'picture'}: {found or 'nothing found'}{more})"
+        return printable(f"Result({self.path or 'picture'}: {found or 'nothing found'}{more})")
 
     def filter(
         self, score: float = 0.0, names: Optional[Union[str, Iterable[str]]] = None
@@ -150,10 +151,12 @@ class Result(Sequence[Detection]):
 
         Raises:
             OSError: it cannot be written.
+            ValueError: it is the picture itself.
         """
         target = Path(path)
         if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             target = target / f"{Path(self.path).stem or 'picture'}.png"
+        refuse_inputs([target], [self.path] if self.path else [])
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, _encoded(self.plot(), target.suffix.lower()))
         return target
@@ -198,14 +201,16 @@ class Results(List[Result]):
         return Results(result.filter(score, chosen_names) for result in self)
 
     def save(self, folder: Union[str, "os.PathLike[str]"] = "detections") -> List[Path]:
-        """Writes each picture with its detections, as NAME.png; the files, in order."""
-        stems = [Path(result.path).stem or "picture" for result in self]
-        paths = []
-        for number, (result, stem) in enumerate(zip(self, stems)):
-            again = stems[:number].count(stem)
-            name = f"{stem}_{again + 1}" if again else stem
-            paths.append(result.save(Path(folder) / f"{name}.png"))
-        return paths
+        """Writes each picture with its detections, as NAME.png; the files, in order.
+
+        Raises:
+            OSError: one cannot be written. ValueError: one would replace a picture of these.
+        """
+        taken: Set[str] = set()
+        stems = [free_name(Path(result.path).stem or "picture", taken) for result in self]
+        paths = [Path(folder) / f"{stem}.png" for stem in stems]
+        refuse_inputs(paths, [result.path for result in self if result.path])
+        return [result.save(path) for result, path in zip(self, paths)]
 
     def to_coco(self) -> Dict[str, Any]:
         """As `Result.to_coco`, of all pictures."""
@@ -339,6 +344,8 @@ def _array(picture: Picture) -> Tuple[np.ndarray, str]:
     if isinstance(picture, np.ndarray):
         return picture, ""
     if hasattr(picture, "convert"):  # PIL.Image.Image, without importing Pillow
+        if picture.mode.startswith("I;16"):  # Pillow would make all above 255 white
+            return np.dstack([(np.asarray(picture) >> 8).astype(np.uint8)] * 3), ""
         return np.asarray(picture.convert("RGB"))[..., ::-1], ""
     raise UsageError(
         f"picture must be a path, an array or a PIL image, not {type(picture).__name__}"

@@ -120,6 +120,37 @@ def test_pictures_and_files_of_a_result(detector, photo, tmp_path):
         result.save(photo / "x.png")  # a file where a folder should be
 
 
+def test_no_picture_of_several_is_written_over_another(detector, photo, tmp_path):
+    for name in ("street.jpg", "street_2.bmp"):
+        cv2.imwrite(str(photo.parent / name), np.zeros((8, 8, 3), np.uint8))
+    saved = detector(photo.parent).save(tmp_path / "out")
+    assert [path.name for path in saved] == ["street.png", "street_2.png", "street_2_2.png"]
+
+
+def test_the_pictures_themselves_are_not_drawn_over(detector, photo):
+    before = photo.read_bytes()
+    with pytest.raises(M2DetError, match=r"street\.png: is one of the inputs"):
+        detector(photo).save(photo.parent)
+    cv2.imwrite(str(photo.with_suffix(".jpg")), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(M2DetError, match=r"street\.png: is one of the inputs"):
+        detector(photo.parent).save(photo.parent)
+    assert photo.read_bytes() == before
+
+
+def test_a_pil_image_of_16_bits_is_as_its_file(detector, tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.array([[0x0000, 0x1234, 0xFFFF]], np.uint16)).save(path)
+    pil, file = detector(Image.open(path)), detector(path)
+    assert pil.image[0].tolist() == file.image[0].tolist() == [[0] * 3, [0x12] * 3, [0xFF] * 3]
+
+
+def test_a_result_is_shown_on_one_line(detector, photo):
+    odd = photo.rename(photo.with_name("a\nb.png"))
+    assert repr(detector(odd)).startswith(f"Result({photo.parent}/a\\nb.png: dog 0.90")
+
+
 def test_to_coco_reads_back(detector, photo):
     content = detector(photo).to_coco()
     assert content["images"][0]["file_name"] == str(photo)

@@ -142,9 +142,10 @@ def find_sources(inputs: Iterable[str]) -> List[Source]:
             found.append(file_source(text))
         else:
             matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
-            if not matches:
-                raise ImageError(f"{text}: not found")
-            found += [file_source(path) for path in matches if not os.path.isdir(path)]
+            files = [path for path in matches if not os.path.isdir(path)]
+            if not files:
+                raise ImageError(f"{text}: {'matches folders only' if matches else 'not found'}")
+            found += map(file_source, files)
     return found
 
 

@@ -7,13 +7,16 @@ files and is escaped in JSON, as Python reads it back.
 
 import csv
 import io
+import itertools
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Sequence, Set
 
 import numpy as np
 
+from ..runtime.errors import UsageError
 from ..runtime.files import write_atomically
 
 
@@ -30,6 +33,29 @@ class Found:
     boxes_px: np.ndarray  # (N, 4) xyxy, best first
     scores: np.ndarray  # (N,)
     labels: np.ndarray  # (N,) from 1
+
+
+def free_name(stem: str, taken: Set[str]) -> str:
+    """`stem`, or with a number where another folder's picture has taken that; now taken too."""
+    name = stem
+    for number in itertools.count(2):
+        if name not in taken:
+            break
+        name = f"{stem}_{number}"
+    taken.add(name)
+    return name
+
+
+def refuse_inputs(pictures: Iterable[Path], inputs: Iterable[str]) -> None:
+    """Refuses to write a picture over one of the files it is drawn from.
+
+    Raises:
+        UsageError: naming the picture.
+    """
+    there = {os.path.realpath(name) for name in inputs if "\0" not in name}
+    for picture in pictures:
+        if os.path.realpath(picture) in there:
+            raise UsageError(f"{picture}: is one of the inputs; choose another folder for pictures")
 
 
 def write_json(folder: Path, entries: Sequence[Found], class_names: Sequence[str]) -> Path:

@@ -18,7 +18,7 @@ from ..drawing.detections import apart, draw_detections
 from ..inference.detector import ArrayDetector
 from ..inference.image_sources import STDIN, Frames, Source, find_sources, listed_sources
 from ..inference.open_network import prepare_device, read_network_file
-from ..inference.result_files import WRITERS, Found
+from ..inference.result_files import WRITERS, Found, free_name, refuse_inputs
 from ..inference.video_file import VideoFile
 from ..runtime.errors import UsageError, printable
 from ..runtime.files import made, write_atomically
@@ -41,6 +41,10 @@ def main(args: argparse.Namespace) -> None:
     start_log()
     lines = standard_input() if STDIN in args.input else None
     sources = find_sources(text for text in args.input if text != STDIN)
+    if not args.no_pictures:
+        taken: Set[str] = set()
+        pictures = [args.output / picture_name(s, free_name(s.stem, taken)) for s in sources]
+        refuse_inputs(pictures, [source.name for source in sources])
     prepare_device(args.checkpoint_path, args.device_target, args.device_id)
     network = read_network_file(args.checkpoint_path, args.config, args.set)
     test = replace(network.config.test, score_threshold=args.score_threshold)
@@ -121,6 +125,11 @@ def count_frames(sources: Sequence[Source], limit: int) -> Optional[int]:
     return min(total, limit) if limit else total
 
 
+def picture_name(source: Source, stem: str) -> str:
+    """The file that a source is drawn into, of the name that is free for it."""
+    return f"{stem}.{'mp4' if source.moving else 'png'}"
+
+
 class Demo:
     """Detects, draws and collects.
 
@@ -158,10 +167,12 @@ class Demo:
         for source in sources:
             stem = free_name(source.stem, self._taken)
             try:
+                if self.draw:
+                    refuse_inputs([self.folder / picture_name(source, stem)], [source.name])
                 with source.open() as frames:
                     for number, image in enumerate(frames):
                         yield self._look(frames, stem, image, number if source.moving else -1)
-            except ImageError as error:
+            except (ImageError, UsageError) as error:
                 self.failed += 1
                 LOG.warning("passed over: %s", error)
             finally:
@@ -181,7 +192,7 @@ class Demo:
         if self.draw or self.show:
             drawn = self._drawn(image, boxes_px, labels, scores)
             if self.draw:
-                picture = f"{stem}.{'png' if frame < 0 else 'mp4'}"
+                picture = picture_name(frames.source, stem)
                 self._write(self.folder / picture, drawn, frame, frames.fps)
             if self.show:
                 cv2.imshow(WINDOW, drawn)
@@ -208,14 +219,3 @@ class Demo:
         if self._video is None:
             self._video = VideoFile(path, (drawn.shape[1], drawn.shape[0]), fps)
         self._video.write(drawn)
-
-
-def free_name(stem: str, taken: Set[str]) -> str:
-    """`stem`, or with a number where another folder's picture has taken that; now taken too."""
-    name = stem
-    for number in itertools.count(2):
-        if name not in taken:
-            break
-        name = f"{stem}_{number}"
-    taken.add(name)
-    return name

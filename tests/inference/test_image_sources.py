@@ -49,6 +49,9 @@ def test_what_is_not_there_is_named(tmp_path):
             find_sources([text])
     with pytest.raises(ImageError, match="no images or videos in this folder"):
         find_sources([str(tmp_path)])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ImageError, match=r"fold\*: matches folders only"):
+        find_sources([str(tmp_path / "fold*")])
 
 
 def test_a_list_is_read_line_by_line():

@@ -127,6 +127,20 @@ def test_same_name_in_two_folders(run, tmp_path):
     assert [entry["picture"] for entry in entries] == ["a.png", "a_2.png", "a_3.png"]
 
 
+def test_inputs_are_not_drawn_over(run, tmp_path, monkeypatch, caplog):
+    kept = [_write(tmp_path / "out" / name, 10, 20) for name in ("a.jpg", "a.png")]
+    before = [path.read_bytes() for path in kept]
+    # a.jpg would be drawn into a.png.
+    with pytest.raises(ValueError, match=r"a\.png: is one of the inputs"):
+        run("--input", tmp_path / "out")
+    other = _write(tmp_path / "in" / "b.png", 10, 20)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{kept[1]}\n{other}\n"))
+    assert [entry["picture"] for entry in run("--input", "-")[0]] == ["b.png"]
+    assert "is one of the inputs" in caplog.text
+    assert len(run("--input", tmp_path / "out" / "a.*", "--no_pictures")[0]) == 2
+    assert [path.read_bytes() for path in kept] == before
+
+
 def test_limit(run, tmp_path):
     for number in range(3):
         _write(tmp_path / "in" / f"{number}.png", 10, 20)
