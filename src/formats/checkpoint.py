@@ -85,7 +85,7 @@ def load_labels(checkpoint: Path) -> Optional[Labels]:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         names, numbers = (
             _list_of(str, content["class_names"]),
             _list_of(int, content["category_ids"]),

@@ -155,7 +155,7 @@ def _metadata_beside(path: Path, beside: Path) -> Optional[Dict[str, Any]]:
     if not beside.is_file():
         return None
     try:
-        text = beside.read_text(encoding="utf-8")
+        text = beside.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ExportedError(f"{beside}: expected UTF-8") from None
     metadata = parse_json(text, beside)

@@ -2,6 +2,8 @@
 """The flags of each subcommand; no framework is imported for them."""
 
 import argparse
+import re
+import sys
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -250,4 +252,14 @@ def _parsed(parser: argparse.ArgumentParser, argv: Words) -> argparse.Namespace:
         default=False,
         help="print the whole configuration, as YAML that --config takes, and stop",
     )
+    _refuse_empty(parser, sys.argv[1:] if argv is None else argv)
     return parser.parse_args(argv)
+
+
+def _refuse_empty(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Ends the program at an empty word: a path of nothing would be the folder it runs in."""
+    for before, word in zip(["", *words], words):
+        if re.fullmatch(r"(--\w+=)?", word):
+            flag = re.match(r"--\w+", word or before)
+            what = flag[0] if flag else "an argument"
+            parser.error(f"{what} is empty, perhaps of a variable that is not set")

@@ -191,7 +191,7 @@ def _convert_backbone(state: Arrays, backbone: str) -> Tuple[Converted, int]:
 def _check_neighbours(output: Path, config: Config) -> None:
     """Refuse to replace the `config.json` of other checkpoints in the folder."""
     path = output.parent / CONFIG_NAME
-    if not path.is_file() or path.read_text(encoding="utf-8") == to_json(config):
+    if not path.is_file() or path.read_bytes() == to_json(config).encode():
         return
     others = sorted(p.name for p in path.parent.iterdir() if p.suffix in WEIGHT_FILES)
     others = [other for other in others if other != output.name]

@@ -178,6 +178,9 @@ def test_config_and_labels_beside_a_checkpoint(tmp_path):
     assert resolve_config(None, ["train.lr=1"], checkpoint).train.lr == 1
     assert resolve_config("m2det320_vgg16", [], checkpoint).model.input_size == 320
     assert load_labels(checkpoint) == labels
+    path = tmp_path / "run" / "labels.json"  # editors of Windows put a mark before the text
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert load_labels(checkpoint) == labels
     assert load_labels(tmp_path / "x.ckpt") is None
     with pytest.raises(CheckpointError, match=r"checkpoint .*x\.ckpt not found"):
         resolve_config(None, [], tmp_path / "x.ckpt")

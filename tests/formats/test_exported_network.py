@@ -159,6 +159,8 @@ def test_metadata_that_does_not_fit(case, exports, tmp_path):
         refused(path, reason)
     beside.write_text(json.dumps({k: v for k, v in good.items() if k != "file_sha256"}))
     refused(path, r"\.json: file_sha256 is missing")
+    beside.write_text(json.dumps(good), encoding="utf-8-sig")  # as editors of Windows save it
+    assert load_exported(path).metadata == good
     beside.write_text("{")
     refused(path, r"\.json: expected the JSON")
     beside.write_bytes(json.dumps(good, ensure_ascii=False).encode("latin-1"))

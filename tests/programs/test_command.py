@@ -41,6 +41,24 @@ def test_help_imports_no_framework(name):
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["train", "--dataset_path", ""], "--dataset_path"),
+        (["train", "--dataset_path", "x", "--finetune", "", "--dry_run"], "--finetune"),
+        (["train", "--dataset_path", "x", "--finetune="], "--finetune"),
+        (["demo", "--input", "x", "--set", "test.flip=true", "--output="], "--output"),
+        (["check", ""], "an argument"),
+    ],
+)
+def test_an_empty_value_is_refused(words, flag, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f" error: {flag} is empty, perhaps of a variable that is not set\n")
+
+
 @pytest.mark.parametrize("flags", [["--list"], ["--show_config", "--config", "m2det_tiny"]])
 def test_showing_the_configuration_needs_neither_data_nor_framework(flags):
     result = called("-c", HELP, "train", *flags)

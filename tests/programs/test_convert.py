@@ -235,6 +235,14 @@ def test_config_of_another_checkpoint_is_not_replaced(tiny_pth, tiny_ckpt, tmp_p
     assert json.loads((tmp_path / "config.json").read_text())["model"]["input_size"] == 192
 
 
+def test_a_config_that_is_not_utf8_belongs_to_another_checkpoint(tiny_pth, tmp_path):
+    (tmp_path / "a.ckpt").touch()
+    (tmp_path / "config.json").write_bytes(b"\xff")
+    with pytest.raises(ConversionError, match=r"config\.json belongs to a\.ckpt and differs"):
+        run(tiny_pth, tmp_path / "b.ckpt", *SIZE)
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "config.json"]
+
+
 def test_convert_vgg_script(tmp_path):
     source = saved(Vgg16().state_dict(), tmp_path, "vgg16_reducedfc.pth")
     script = ["bash", ROOT / "scripts" / "convert_vgg.sh"]
