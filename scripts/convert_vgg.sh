@@ -18,7 +18,8 @@ TEXT
 want_arguments 1 "$@"
 source_path=$1
 shift
-output_path=${source_path%.*}.ckpt
+name=${source_path##*/} # dots of folders are no endings
+output_path=${source_path%"$name"}${name%.*}.ckpt
 if [[ -n ${1:-} && $1 != -* ]]; then
   output_path=$1
   shift

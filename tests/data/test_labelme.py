@@ -97,6 +97,10 @@ def test_size_comes_from_the_file_where_it_is_not_given(tmp_path):
     [
         ({"label": "cat", "points": [[1, 2]]}, "expected a label and points in shape 1"),
         ({"label": "cat", "points": "1,2,3,4"}, "expected a label and points"),
+        (
+            {"label": 3, "points": [[1, 2], [3, 4]], "group_id": None, "flags": {}, "mask": None},
+            "expected a label and points in shape 1, found 3 and [[1, 2], [3, 4]]",
+        ),
         ({"label": "cat", "points": [[1, 2], [3]]}, "expected a label and points"),
         ({"label": "cat", "points": [[1, 2], [3, float("nan")]]}, "expected a label and points"),
         ({"label": 3, "points": [[1, 2], [3, 4]]}, "expected a label and points"),

@@ -90,6 +90,20 @@ def test_device_must_be_a_number(call, name):
     assert result.stderr == f"{name}: DEVICE_ID must be a whole number, not 'gpu0'\n"
 
 
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("vgg.pth", "vgg.ckpt"),
+        ("./vgg", "./vgg.ckpt"),
+        ("../of v1.2/vgg", "../of v1.2/vgg.ckpt"),
+        ("of v1.2/a.b.pth", "of v1.2/a.b.ckpt"),
+    ],
+)
+def test_converted_weights_lie_beside_their_source(call, source, output):
+    said = call("convert_vgg.sh", source).stdout.splitlines()
+    assert said[1:] == ["--input", source, "--output", output]
+
+
 def test_unknown_device(call):
     result = call("run_eval.sh", "0", "m.ckpt", "data", DEVICE_TARGET="TPU")
     assert result.returncode == 2

@@ -127,7 +127,8 @@ def _read(path: str, findings: Findings) -> Optional[LabelFile]:
         if kind not in _AREAS:
             findings.note(NO_AREA, f"{path}: shape {number} is a {brief(kind)}")
         elif box is None or not printable_name(shape.get("label")):
-            message = f"{path}: expected a label and points in shape {number}, {brief(shape)}"
+            found = f"{brief(shape.get('label'))} and {brief(shape.get('points'))}"
+            message = f"{path}: expected a label and points in shape {number}, found {found}"
             findings.refuse("malformed annotations", message)
         else:
             boxes.append(NamedBox(shape["label"], box, flag(shape.get("difficult"))))
