@@ -3,7 +3,9 @@
 
 import argparse
 import contextlib
+import os
 from pathlib import Path
+from shlex import quote
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from mindspore import nn
@@ -41,6 +43,7 @@ from ..formats.pytorch_weights import (
 )
 from ..model import build_model
 from ..model.backbones import build_backbone
+from ..runtime.errors import printable
 from ..utils import set_seed
 
 WEIGHT_FILES = (".ckpt", ".safetensors", ".mindir", ".onnx")
@@ -50,11 +53,13 @@ def main(args: argparse.Namespace) -> None:
     endings = (".pth", ".pt") if args.to == "pytorch" else (".ckpt", ".safetensors")
     if args.output.suffix not in endings or args.output.is_dir():
         raise ConversionError(f"{args.output}: expected a file name in {' or '.join(endings)}")
+    if os.path.realpath(args.output) == os.path.realpath(args.input):
+        raise ConversionError(f"{args.output}: is the input; choose another name for the output")
     if args.to == "pytorch":
         lines = convert_to_pytorch(args.input, args.output, args.config, args.set)
     else:
         lines = convert_to_mindspore(args.input, args.output, args.config, args.set, args.pixels)
-    print("\n".join(lines))
+    print("\n".join(map(printable, lines)))
 
 
 def convert_to_mindspore(
@@ -93,7 +98,7 @@ def convert_to_mindspore(
         raise
     lines = [f"{source}: M2Det, {describe(config.model)}", *notes, *_report(converted, output)]
     lines.append(f"written: {output.parent / CONFIG_NAME}")
-    return [*lines, f"next: python demo.py --checkpoint_path {output} --input IMAGE"]
+    return [*lines, f"next: python demo.py --checkpoint_path {quote(str(output))} --input IMAGE"]
 
 
 def convert_to_pytorch(
@@ -168,7 +173,8 @@ def _training(backbone: str, weights: Path) -> str:
     """The command that trains with the weights of a backbone."""
     presets = [name for name, preset in PRESETS.items() if preset.model.backbone == backbone]
     chosen = f"--config {presets[0]}" if presets else f"--set model.backbone={backbone}"
-    return f"python train.py --dataset_path DATASET {chosen} --pretrained_backbone {weights}"
+    backbone_flag = f"--pretrained_backbone {quote(str(weights))}"
+    return f"python train.py --dataset_path DATASET {chosen} {backbone_flag}"
 
 
 def _convert_backbone(state: Arrays, backbone: str) -> Tuple[Converted, int]:

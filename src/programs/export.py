@@ -3,6 +3,8 @@
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
+from shlex import quote
 
 from ..formats.checkpoint import load_labels, resolve_config
 from ..formats.export_metadata import Request, labels_for
@@ -11,6 +13,7 @@ from ..formats.onnx_graph import import_onnx
 from ..inference.detector import build_postprocessor
 from ..inference.mindspore_network import load_network
 from ..runtime.device import setup_device
+from ..runtime.errors import printable
 from .export_int8 import Int8Images, write_int8
 
 
@@ -37,10 +40,15 @@ def main(args: argparse.Namespace) -> None:
             f"batch {difference.batch_size}: largest difference to the network "
             f"{difference.absolute:.1e}, {difference.relative:.1e} of its largest value"
         )
-    print(f"written: {output} and {output.name}.json")
+    print(printable(f"written: {output} and {output.name}.json"))
     if images:
         output = write_int8(output, images)
+    print(printable(next_command(request, output)))
+
+
+def next_command(request: Request, output: Path) -> str:
+    """How to use the file, as it is typed."""
+    name = quote(str(output))
     if request.outputs == "detections":
-        print(f"next: python deploy/infer_onnx.py {output} IMAGE")
-    else:
-        print(f"next: python demo.py --checkpoint_path {output} --input IMAGE")
+        return f"next: python deploy/infer_onnx.py {name} IMAGE"
+    return f"next: python demo.py --checkpoint_path {name} --input IMAGE"

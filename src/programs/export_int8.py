@@ -19,7 +19,7 @@ from ..inference.detector import ArrayDetector
 from ..inference.image_sources import find_sources
 from ..inference.open_network import read_network_file
 from ..inference.views import View, view_input
-from ..runtime.errors import UsageError
+from ..runtime.errors import UsageError, printable
 
 CALIBRATION_IMAGES = 64
 SCORED_IMAGES = 200
@@ -105,7 +105,8 @@ def write_int8(source: Path, images: Int8Images) -> Path:
     before = _detector(source)
     quantise(source, output, images.inputs)
     after = _detector(output)
-    print(f"written: {output} and {output.name}.json, from {len(images.inputs)} images")
+    made_from = f"from {len(images.inputs)} images"
+    print(printable(f"written: {output} and {output.name}.json, {made_from}"))
     sizes = [path.stat().st_size / 1e6 for path in (source, output)]
     times = [_milliseconds(detector) for detector in (before, after)]
     print(f"size: {sizes[0]:.1f} MB, in int8 {sizes[1]:.1f} MB")

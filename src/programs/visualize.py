@@ -13,6 +13,7 @@ from ..data.coco_utils import load_data
 from ..data.images import read_image
 from ..drawing.network_insides import draw_activations, draw_matches, draw_priors
 from ..formats.checkpoint import no_checkpoint, resolve_config
+from ..inference.result_files import refuse_inputs
 from ..inference.views import View, view_input
 from ..priors import make_priors, map_sizes, prior_shapes_per_cell
 from ..runtime.errors import UsageError, printable
@@ -33,6 +34,7 @@ def main(args: argparse.Namespace) -> None:
     output = args.output or Path(f"{args.what}.png")
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg") or output.is_dir():
         raise UsageError(f"--output {output}: expected a file whose name ends in .png or .jpg")
+    refuse_inputs([output], [str(args.image)] if args.image else [])
     config = resolve_config(args.config, args.set, args.checkpoint_path)
     picture = {"priors": priors, "matches": matches, "activations": activations}[args.what]
     content = cv2.imencode(output.suffix.lower(), picture(config, args))[1].tobytes()

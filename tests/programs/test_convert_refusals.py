@@ -13,6 +13,7 @@ from reference_backbones import ResNet
 
 import convert
 from src.formats.pytorch_keys import ConversionError
+from src.programs import convert as program
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = ("--set", "model.input_size=128")
@@ -148,6 +149,24 @@ def test_wide_resnet_is_not_a_resnet(tmp_path):
         run(tmp_path / "model.pth", tmp_path / "x.ckpt", "--config", "m2det320_vgg16")
     with pytest.raises(ConversionError, match=r"expected model\.backbone=resnet50 by --set"):
         run(tmp_path / "model.pth", tmp_path / "x.ckpt", "--set", "model.backbone=resnet50")
+
+
+def test_the_input_is_not_written_over(tmp_path):
+    (tmp_path / "a.ckpt").write_bytes(b"of PyTorch, by Lightning")
+    with pytest.raises(ConversionError, match=r"a\.ckpt: is the input; choose another name"):
+        run(tmp_path / "a.ckpt", tmp_path / "x" / ".." / "a.ckpt")
+    assert (tmp_path / "a.ckpt").read_bytes() == b"of PyTorch, by Lightning"
+
+
+def test_odd_names_are_printed_on_one_line_and_quoted_in_commands(tmp_path, monkeypatch, capsys):
+    source = tmp_path / "of\nmine.npz"
+    monkeypatch.setattr(
+        "src.programs.convert.convert_to_mindspore", lambda source, *_: [f"{source}: a backbone"]
+    )
+    run(source, tmp_path / "y.ckpt")
+    assert capsys.readouterr().out == f"{tmp_path}/of\\nmine.npz: a backbone\n"
+    command = program._training("vgg16", Path("my weights.ckpt"))
+    assert command.endswith(" --pretrained_backbone 'my weights.ckpt'")
 
 
 def test_output_name(tiny_pth, tmp_path):

@@ -24,6 +24,7 @@ from src.formats.export_metadata import Request, labels_for
 from src.formats.export_network import ExportError, draft_folder, write
 from src.formats.onnx_graph import append_nms
 from src.model.head import MultiBoxHead
+from src.programs.export import next_command
 from src.runtime.files import file_sha256
 
 onnx = pytest.importorskip("onnx", reason="requirements-onnx.txt is not installed")
@@ -47,6 +48,11 @@ def inside(path):
     if hasattr(model.user_info, "get"):  # from MindSpore 2.10 on
         return model.user_info["m2det"]
     return {entry.key: entry.value for entry in model.user_info}["m2det"]
+
+
+def test_the_next_command_can_be_typed():
+    said = next_command(Request("ONNX", outputs="boxes"), Path("my net.onnx"))
+    assert said == "next: python demo.py --checkpoint_path 'my net.onnx' --input IMAGE"
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -24,6 +24,7 @@ def image(tmp_path):
         (["--checkpoint_path", "gone.ckpt"], r"checkpoint gone\.ckpt not found"),
         (["--config", "m2det_tiny", "--output", "x.txt"], r"x\.txt: expected a file .*\.png"),
         (["--config", "m2det_tiny", "--output", "."], "expected a file"),
+        (["--config", "m2det_tiny", "--output", "a.png"], r"a\.png: is one of the inputs"),
     ],
 )
 def test_bad_arguments_are_one_line(flags, reason, image, tmp_path, monkeypatch):
