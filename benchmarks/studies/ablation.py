@@ -42,7 +42,9 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "plus dynamic k": ("anchors.dynamic_k=20",),
     "plus mosaic for six tenths": ("data.mosaic=0.5", "data.mosaic_until=0.6"),
     "plus stronger colour": ("data.color_jitter=1.6",),
-    "plus a longer average": ("train.ema=0.995",),
+    "plus a shorter average": ("train.ema=0.95",),
+    "plus box voting": ("test.voting_iou=0.7",),
+    "plus voting, mirrored too": ("test.voting_iou=0.7", "test.flip=true", "test.merge=soft_nms"),
 }
 METRICS = Path("run", "metrics.json")
 SCORES = ("AP", "AP50", "AP75")

@@ -47,7 +47,7 @@ def check_request(request: Request, config: Config, output: Path) -> None:
         OSError: the place.
     """
     if output.suffix != request.ending:
-        raise ExportError(f"{output}: the name of a file for {request.kind} must end in {request.ending}")
+        raise ExportError(f"{output}: the name must end in {request.ending} for {request.kind}")
     if request.batch_size < 0:
         raise ExportError(f"the batch size must be 0 or more, not {request.batch_size}")
     if request.outputs == "detections":
