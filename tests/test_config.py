@@ -236,9 +236,9 @@ def test_named_forms_of_the_test_section():
     config = get_config("m2det_tiny", ["test.batch_size=4", "test.keep_per_class=7", "test=paper"])
     assert (config.test.score_threshold, config.test.keep_per_class) == (0.05, 50)
     assert config.test.batch_size == 4  # not part of the form
-    assert get_config("m2det_tiny", ["test.score_threshold=0.7", "test=official"]).test == (
-        get_config("m2det_tiny").test
-    )
+    for preset in ("m2det_tiny", "m2det_photos"):
+        changed = get_config(preset, ["test.score_threshold=0.7", "test=official"])
+        assert changed.test == get_config("m2det_tiny").test
     with pytest.raises(ConfigError, match="test is a section"):
         get_config("m2det_tiny", ["test=other"])
 
