@@ -62,6 +62,8 @@ def resolve_config(name: Optional[str], overrides: Sequence[str], checkpoint: Pa
     if not path.is_file():
         if not checkpoint.is_file():
             raise no_checkpoint(checkpoint)
+        if checkpoint.suffix.lower() in (".mindir", ".onnx"):
+            raise CheckpointError(f"{checkpoint}: expected a checkpoint (.ckpt or .safetensors)")
         raise ConfigError(f"{path} not found; give the preset with --config")
     return get_config(str(path), overrides)
 

@@ -187,6 +187,9 @@ def test_config_and_labels_beside_a_checkpoint(tmp_path):
     (tmp_path / "x.ckpt").touch()
     with pytest.raises(ConfigError, match=r"config\.json not found"):
         resolve_config(None, [], tmp_path / "x.ckpt")
+    (tmp_path / "x.ONNX").touch()
+    with pytest.raises(CheckpointError, match=r"x\.ONNX: expected a checkpoint"):
+        resolve_config(None, [], tmp_path / "x.ONNX")
 
 
 @pytest.mark.parametrize("content", [b'{"a": "\xe9"}', b"[" * 100_000])
