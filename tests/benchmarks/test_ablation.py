@@ -2,6 +2,7 @@
 """The table of choices, from runs that have been scored before."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -44,6 +45,26 @@ def test_a_run_that_fails_names_its_log(tmp_path):
     words = ["--dataset_path", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
     with pytest.raises(OSError, match=r"train\.py failed; see .*the_recipe.log\.txt"):
         ablation.main([*words, "--only", "no such choice"])
+
+
+@pytest.mark.parametrize("flags", [[], ["--finetune", "photos"]])
+def test_every_run_starts_from_the_weights(flags, tmp_path, monkeypatch):
+    commands = []
+
+    def call(command, **_):
+        commands.append(command)
+        run = tmp_path / "out" / "the_recipe" / "run"
+        run.mkdir(exist_ok=True)
+        (run / "x-final.ckpt").touch()
+        (run / "metrics.json").write_text(json.dumps(dict.fromkeys(ablation.SCORES, 0.5)))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(ablation.subprocess, "run", call)
+    words = ["--dataset_path", "x", "--output", str(tmp_path / "out"), "--only", "no such choice"]
+    ablation.main([*words, *flags])
+    train, score = commands
+    assert train[train.index("--finetune") :][:2] == flags if flags else "--finetune" not in train
+    assert "--finetune" not in score
 
 
 def test_the_table_has_means_over_seeds(tmp_path, capsys):

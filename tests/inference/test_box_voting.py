@@ -53,3 +53,14 @@ def test_what_nms_suppresses_votes_in_its_own_image_and_class(class_agnostic):
     np.testing.assert_array_equal(first.boxes_px, BOXES[:1] if class_agnostic else BOXES[:2])
     np.testing.assert_allclose(second.boxes_px, [[0.25, 0, 10.25, 10]], rtol=1e-6)
     np.testing.assert_allclose(second.scores, [0.6])
+
+
+def test_boxes_of_all_views_of_an_image_vote_together():
+    """Views 0 and 1 are of one image, view 2 of another."""
+    found = Candidates(
+        BOXES[[0, 1, 1]], np.float32([0.6, 0.2, 0.5]), np.ones(3, int), np.array([0, 1, 2])
+    )
+    post = PostProcessor(np.zeros((3, 4), np.float32), method="hard", voting_iou=0.7)
+    kept, scores = post.select(found, np.array([0, 0, 1]))
+    np.testing.assert_allclose(kept.boxes_px, [[0.25, 0, 10.25, 10], [1, 0, 11, 10]], rtol=1e-6)
+    np.testing.assert_allclose(scores, [0.6, 0.5])

@@ -83,7 +83,7 @@ def test_bccd_finetune(call):  # noqa: F811
     assert score[score.index("--split") + 1] == "test"
     for text in settings("bccd.sh"):
         assert (text in train) == text.startswith(("anchors.scales", "data.", "experiment_tag"))
-    assert "random_seed=1" in train
+    assert {"random_seed=1", "test.flip=true", "test.merge=soft_nms"} <= set(train)
 
 
 def test_photos(call):  # noqa: F811
@@ -132,6 +132,7 @@ def test_bccd_choices(call):  # noqa: F811
     assert steps == ["7", "7", "7"]
     assert words.count("model.input_size=192") == 3  # the same network
     assert words.count("--later") == words.count("anchors.ratios=[[2.0,3.0]]") == 1
+    assert words[words.index("--finetune") + 1] == "photos"
     assert "test" not in words  # which is for bccd.sh alone
     wrong = call("recipes/bccd_choices.sh", "data", "out", STEPS="many", JOBS="1")
     assert wrong.returncode == 2
