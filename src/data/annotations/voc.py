@@ -207,16 +207,17 @@ def load_voc(tree: Tree, split: str, findings: Findings) -> DetectionData:
     if not names:
         raise DataError(f"{where}: no XML file with an object in it")
     labels = {name: label for label, name in enumerate(names, 1)}
-    places = {folder.folder: image_folders(tree, chosen, folder.folder) for folder, _ in members}
-    by_stem = {folder.folder: folder.images(tree, places[folder.folder]) for folder, _ in members}
+    used = dict.fromkeys(folder for folder, _ in members)
+    places = {folder: image_folders(tree, chosen, folder.folder) for folder in used}
+    by_stem = {folder: folder.images(tree, places[folder]) for folder in used}
     records, missing = [], []
     for number, (folder, stem) in enumerate(members, 1):
         file = files[folder.relative(stem)]
         if file is None:
             continue
-        image = by_stem[folder.folder].get(stem)
+        image = by_stem[folder].get(stem)
         if image is None and file.filename and not unsafe_name(file.filename):
-            image = tree.find(file.filename.replace("\\", "/"), places[folder.folder])
+            image = tree.find(file.filename.replace("\\", "/"), places[folder])
         if image is None:
             missing.append(f"{folder.parent}/JPEGImages/{stem}.jpg".lstrip("/"))
             continue
