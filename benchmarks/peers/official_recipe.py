@@ -6,7 +6,8 @@ official code: its initialisation, learning rates, weight decay and augmentation
 average. Images and targets come from the pipeline that train.py uses, and the run folder has the
 same files, weights converted, so that eval.py and `python -m benchmarks.studies.recipes` treat both
 alike.
-`--set` goes on top of it all: `--set train.lr=0.001` is another learning rate.
+`--set` goes on top of it all: `--set train.lr=0.001` is another learning rate, and with
+`--pretrained_backbone` it starts from ImageNet weights, as the official code does.
 """
 
 import argparse
@@ -25,9 +26,9 @@ from benchmarks.peers.sides import tests_module
 from src.config import AnchorConfig, Config, ModelConfig, get_config, override, with_classes
 from src.data.coco_utils import load_data
 from src.data.records import DetectionData
-from src.formats.checkpoint import Labels, save_config
+from src.formats.checkpoint import Labels, load_weights, save_config
 from src.formats.pytorch_config import layout_of
-from src.formats.pytorch_weights import from_official
+from src.formats.pytorch_weights import from_official, to_official
 from src.model import build_model
 from src.priors import map_sizes, prior_shapes_per_cell
 from src.runtime.cpu_settings import thread_count
@@ -168,7 +169,7 @@ class TorchStep:
 
 
 class Twin:
-    """A MindSpore network that takes over the weights of a PyTorch one when it is asked to."""
+    """A MindSpore network whose files the PyTorch one reads and writes through it."""
 
     def __init__(self, network: Any, config: Config) -> None:
         self._source = network
@@ -176,6 +177,20 @@ class Twin:
             self.cell: nn.Cell = build_model(config)
         self._shapes = {name: tuple(p.shape) for name, p in self.cell.parameters_dict().items()}
         self._keys_of = layout_of(config.model).official_keys
+
+    def load_backbone(self, path: Path) -> None:
+        """Give the PyTorch network a backbone that convert.py wrote.
+
+        Raises:
+            CheckpointError: missing or damaged file, or another backbone.
+        """
+        import torch
+
+        backbone: nn.Cell = self.cell.backbone
+        load_weights(backbone, path, prefix="backbone.")
+        found = {name: p.asnumpy() for name, p in backbone.parameters_dict().items()}
+        state = to_official(found, self._keys_of)
+        self._source.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, False)
 
     def weights(self) -> Mapping[str, ms.Parameter]:
         """The weights as they are now, by the names of this project.
@@ -247,6 +262,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="split to train on (default: train)")
     add_config_arguments(parser, "m2det_tiny")
     parser.add_argument("--output", default="outputs", type=Path, help="output folder")
+    parser.add_argument("--pretrained_backbone", type=Path, help="backbone written by convert.py")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="length of the run (default: the preset's)")
     length.add_argument("--steps", type=int, help="the same in steps")
@@ -273,9 +289,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     rates = schedule(config, steps or total_steps(epochs, images, batch))
     set_seed(config.random_seed)
     network = build_network(config, args.heads == "kaiming")
+    twin = Twin(network, config)
+    if args.pretrained_backbone is not None:
+        twin.load_backbone(args.pretrained_backbone)
     batches = setup.build_batches(config, data, 0, len(rates), 0, 1)
     log = RunLog(args.output / config.experiment_tag)
-    told = callbacks(config, Twin(network, config), data, args, log)
+    told = callbacks(config, twin, data, args, log)
     run = Run(rates, images, batch, callbacks=told)
     train(TorchStep(network, config, rates), batches, run)
     LOG.info("done: %s", args.output / config.experiment_tag)

@@ -15,6 +15,7 @@ from benchmarks.peers import official_recipe  # noqa: E402
 from benchmarks.studies import recipes  # noqa: E402
 from src.config import get_config, override  # noqa: E402
 from src.formats.checkpoint import resolve_config  # noqa: E402
+from src.model import build_model  # noqa: E402
 from src.training.run_log import read_log  # noqa: E402
 from tests.datasets import rendered  # noqa: E402
 
@@ -108,6 +109,21 @@ def test_starting_weights(heads):
             assert weight.std().item() == pytest.approx((3 * fan_in) ** -0.5, rel=0.05)
         else:
             assert weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.05)
+
+
+def test_starts_from_a_backbone_of_convert_py(device, tmp_path):
+    config = small_config("model.num_classes=3")
+    donor = build_model(config)
+    path = tmp_path / "backbone.ckpt"
+    ms.save_checkpoint(donor.backbone, str(path))
+    net = official_recipe.build_network(config)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    official_recipe.Twin(net, config).load_backbone(path)
+    after = net.state_dict()
+    trained = {k for k, v in after.items() if v.dim() == 4 and not torch.equal(v, before[k])}
+    assert trained == {k for k, v in after.items() if v.dim() == 4 and k.startswith("base.")}
+    first = donor.backbone.stem.conv1.weight.asnumpy()
+    assert np.array_equal(after["base.conv1.weight"].numpy(), first)
 
 
 def test_one_step_by_hand(device):
