@@ -223,7 +223,9 @@ class TestConfig:
     merge: str = setting(
         "wbf", "of several views' boxes; wbf: weighted boxes fusion", choices=("wbf", "soft_nms")
     )
-    tile_px: int = setting(0, "side of the tiles of large images; 0: no tiles", 0, 100_000)
+    tile_px: int = setting(
+        0, "side of the tiles of large images; 0: no tiles", 64, 100_000, or_zero=True
+    )
     tile_overlap: float = setting(0.25, "of two tiles, as a fraction of the side", 0, 0.9)
 
 

@@ -52,6 +52,15 @@ def test_override(text, section, key, value):
     assert type(getattr(changed, key)) is type(value)
 
 
+def test_a_single_override_need_not_be_in_a_list():
+    assert get_config("m2det_tiny", "test.flip=true").test.flip
+
+
+def test_no_tiles_is_zero():
+    assert get_config("m2det_tiny", ["test.tile_px=0"]).test.tile_px == 0
+    assert get_config("m2det_tiny", ["test.tile_px=64"]).test.tile_px == 64
+
+
 def test_overrides_leave_the_preset_alone():
     before = PRESETS["m2det_tiny"]
     assert get_config("m2det_tiny", ["random_seed=none", "model.planes=32"]).random_seed is None
@@ -105,6 +114,8 @@ def test_overrides_leave_the_preset_alone():
         (["anchors.scales=0.1,-0.2"], "above 0"),
         (["test.score_threshold=2"], "at most 1"),
         (["test.tile_overlap=1"], "at most 0.9"),
+        (["test.tile_px=1"], "0 or at least 64"),  # a picture would be half a million tiles
+        (["test.tile_px=-1"], "0 or at least 64"),
         (["train.total_steps=99999999999999"], "at most"),
         (["train.per_batch_size=1000000"], "at most"),
         (["model.input_size=100000"], "at most"),

@@ -35,6 +35,7 @@ def setting(
     choices: Sequence[str] = (),
     count: Tuple[float, float] = (0, math.inf),
     name: bool = False,
+    or_zero: bool = False,
 ) -> Any:
     """A field of a configuration.
 
@@ -46,8 +47,10 @@ def setting(
         choices: the texts it may be; empty: any.
         count: how few and how many values a list may have.
         name: the text names a folder.
+        or_zero: 0 is taken besides what is in the range.
     """
-    limits = {"least": least, "most": most, "above": above, "count": count, "name": name}
+    limits = {"least": least, "most": most, "above": above, "count": count}
+    limits.update(name=name, or_zero=or_zero)
     return field(default=default, metadata={"about": about, "choices": choices, **limits})
 
 
@@ -64,13 +67,14 @@ def override_fields(
     """The dataclass `node` with each `section.key=value` applied.
 
     Args:
+        overrides: a single one may be given as it is.
         renamed: keys of today by those of before.
         forms: for a section, names that set several of its keys: `section=name`.
 
     Raises:
         ConfigError: another form, unknown key, or wrong type of value.
     """
-    for text in overrides:
+    for text in [overrides] if isinstance(overrides, str) else overrides:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ConfigError(f"override {_short(text)} is not of the form section.key=value")
@@ -186,8 +190,12 @@ def _check(value: Any, kind: Any, path: str, metadata: Mapping[str, Any]) -> Any
 
 
 def _check_range(value: float, path: str, metadata: Mapping[str, Any]) -> None:
+    or_zero = metadata.get("or_zero", False)
+    if or_zero and value == 0:
+        return
     if value < metadata.get("least", -math.inf):
-        raise ConfigError(f"{path} must be at least {metadata['least']}, not {_short(value)}")
+        least = f"{'0 or ' * or_zero}at least {metadata['least']}"
+        raise ConfigError(f"{path} must be {least}, not {_short(value)}")
     if value > metadata.get("most", math.inf):
         raise ConfigError(f"{path} must be at most {metadata['most']}, not {_short(value)}")
     if value <= metadata.get("above", -math.inf):
@@ -250,7 +258,7 @@ def describe_values(cls: type, key: str) -> str:
     parts += [f"to {_number(most)}"] if math.isfinite(most) else []
     optional = typing.get_origin(kind) is Union
     words = [_describe(typing.get_args(kind)[0] if optional else kind), *parts]
-    return "none or " * optional + " ".join(words)
+    return "none or " * optional + "0 or " * known["or_zero"] + " ".join(words)
 
 
 def _number(value: float) -> str:

@@ -131,6 +131,18 @@ def test_an_undivided_data_set_validates_on_every_tenth_image(tmp_path, folder):
     assert load_data(root, "val").records[0].labels.tolist() == [2]
 
 
+@pytest.mark.parametrize(
+    "names", [("Images", "Labels"), ("IMAGES", "LABELS"), ("Images", "labels")]
+)
+def test_folders_may_be_written_in_capitals(tmp_path, names):
+    images, labels = names
+    for split in ("train", "val"):
+        write_image(tmp_path / images / split / "a.jpg")
+        write_texts(tmp_path, {f"{labels}/{split}/a.txt": LINE})
+    write_texts(tmp_path, {"classes.txt": "cat\ndog\n"})
+    assert load_data(tmp_path, "train").records[0].boxes_px.tolist() == [BOX]
+
+
 def test_lists_of_images_as_darknet_has_them(tmp_path):
     files = {f"obj_train_data/{name}.jpg": LINE for name in "abc"}
     texts = {

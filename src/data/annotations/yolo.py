@@ -27,6 +27,7 @@ from .yolo_names import NAMES, class_names, names_file, read_yaml, text_lines, y
 
 MAX_NORMALISED = 2.0  # normalised coordinates beyond this are taken for pixels by mistake
 _SPLITS = ("train", "val", "valid", "test")
+_LABELS = ("labels", "Labels", "LABELS")
 
 
 class Members(NamedTuple):
@@ -85,7 +86,7 @@ def _note_unused(tree: Tree, members: Mapping[str, Members], findings: Findings)
     images = [image for split in members.values() for image in split.images]
     used = {_label_file(tree, image, quiet) for image in images}
     for folder in {posixpath.dirname(path) for path in used if path}:
-        if "labels" in folder.split("/"):
+        if "labels" in folder.lower().split("/"):
             paths = {posixpath.join(folder, n) for n in tree.files[folder] if n.endswith(".txt")}
             for path in sorted(paths - used - {posixpath.join(folder, name) for name in NAMES}):
                 findings.note("labels without an image", tree.path(path))
@@ -93,7 +94,7 @@ def _note_unused(tree: Tree, members: Mapping[str, Members], findings: Findings)
 
 def _label_folder(tree: Tree) -> Optional[str]:
     for folder in sorted(tree.files):
-        named = "labels" in folder.split("/")
+        named = "labels" in folder.lower().split("/")
         if named and any(name.endswith(".txt") for name in tree.files[folder]):
             return folder
     return None
@@ -190,10 +191,10 @@ def _label_file(tree: Tree, image: str, findings: Findings) -> Optional[str]:
     """
     folder, name = posixpath.split(image)
     parts = folder.split("/")
-    folders = [folder, posixpath.join(folder, "labels")]
-    if "images" in parts:
-        at = len(parts) - 1 - parts[::-1].index("images")
-        folders.insert(0, "/".join([*parts[:at], "labels", *parts[at + 1 :]]))
+    folders = [folder, *(posixpath.join(folder, labels) for labels in _LABELS)]
+    for at in [i for i, part in enumerate(parts) if part.lower() == "images"][-1:]:
+        beside = ["/".join([*parts[:at], labels, *parts[at + 1 :]]) for labels in _LABELS]
+        folders = beside + folders
     label = f"{posixpath.splitext(name)[0]}.txt"
     found = tree.find(label, folders)
     for link in tree.outside if found is None else ():
