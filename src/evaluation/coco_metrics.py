@@ -5,7 +5,7 @@ import contextlib
 import io
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def coco_results(
     boxes_px: np.ndarray,
     scores: np.ndarray,
     labels: np.ndarray,
-    category_ids: Sequence[int],
+    category_ids: Sequence[Optional[int]],
 ) -> List[Dict[str, Any]]:
     """Detections of one image as entries of a COCO results file.
 
@@ -46,12 +46,13 @@ def coco_results(
         boxes_px: (N, 4) xyxy in pixels of the annotated image size.
         scores: (N,).
         labels: (N,) in 1..C-1.
-        category_ids: COCO category id of each class, as in `DetectionData`.
+        category_ids: COCO category id of each class, as in `DetectionData`; detections of a class
+            with None are left out.
     """
     return [
         {
             "image_id": int(image_id),
-            "category_id": int(category_ids[int(label) - 1]),
+            "category_id": int(category_id),
             "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
             "score": round(score, 6),
         }
@@ -60,6 +61,7 @@ def coco_results(
             np.asarray(scores, np.float64).tolist(),
             labels,
         )
+        if (category_id := category_ids[int(label) - 1]) is not None
     ]
 
 
@@ -78,6 +80,27 @@ def category_ids_for(class_names: Sequence[str], data: DetectionData) -> Tuple[i
             f"{data.annotation_path}: has no class {missing[0]!r}, which the network was trained on"
         )
     return tuple(known[name] for name in class_names)
+
+
+def shared_category_ids(
+    class_names: Sequence[str], data: DetectionData
+) -> Tuple[Optional[int], ...]:
+    """As `category_ids_for`, but None for a class that `data` has not got.
+
+    Raises:
+        DataError: no class is in both.
+    """
+    known = dict(zip(data.class_names, data.category_ids))
+    found = tuple(map(known.get, class_names))
+    if not set(known) & set(class_names):
+        theirs, ours = (
+            [*names[:3], "..."][: len(names)] for names in (data.class_names, class_names)
+        )
+        raise DataError(
+            f"{data.annotation_path}: none of its classes ({', '.join(theirs)})"
+            f" is one of the network's ({', '.join(ours)})"
+        )
+    return found
 
 
 def evaluate_coco(data: DetectionData, results: Sequence[Mapping[str, Any]]) -> Dict[str, float]:

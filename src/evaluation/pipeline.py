@@ -48,7 +48,7 @@ def detect_split(
     detector: ArrayDetector,
     data: DetectionData,
     indices: Iterable[int],
-    category_ids: Sequence[int],
+    category_ids: Sequence[Optional[int]],
     on_batch: Callable[[List[int], List[Results]], None],
     *,
     batch_size: int = 1,
@@ -61,7 +61,7 @@ def detect_split(
 
     Args:
         indices: which records of `data`.
-        category_ids: the data set's id of each class of the detector.
+        category_ids: the data set's id of each class of the detector; None: leave it out.
         on_batch: called with the image ids of a batch and each image's entries of a COCO results
             file; from another thread, one call at a time.
         batch_size: views the network sees at once.
@@ -110,7 +110,7 @@ def _forward(detector: ArrayDetector, batch: Sequence[Prepared], batch_size: int
 
 def _finish(
     detector: ArrayDetector,
-    category_ids: Sequence[int],
+    category_ids: Sequence[Optional[int]],
     watch: Stopwatch,
     on_batch: Callable[[List[int], List[Results]], None],
     batch: Sequence[Prepared],

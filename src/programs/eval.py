@@ -14,7 +14,7 @@ from ..config import Config, to_json
 from ..data.coco_utils import load_data
 from ..data.records import DetectionData
 from ..drawing.report_page import write_report
-from ..evaluation.coco_metrics import category_ids_for, coco_score, find_scorer
+from ..evaluation.coco_metrics import coco_score, find_scorer, shared_category_ids
 from ..evaluation.error_analysis import judge_split
 from ..evaluation.partial_results import PartialResults, settings_key
 from ..evaluation.pipeline import detect_split, rank_indices
@@ -47,6 +47,7 @@ def main(args: argparse.Namespace) -> Dict[str, float]:
         find_scorer(args.scorer)  # a missing package is found before the evaluation, not after it
     detector = build_detector(network, data)
     announce(network, data, args, ranks)
+    report_classes(detector.class_names, data.class_names)
     report_views(detector)
     watch = Stopwatch(STAGES)
     # Two evaluations would write over each other's parts.
@@ -131,7 +132,7 @@ def detect(
     ranks: int,
 ) -> Found:
     """This rank's images of the split, each image once; the results of all ranks."""
-    category_ids = category_ids_for(detector.class_names, data)
+    category_ids = shared_category_ids(detector.class_names, data)
     key = settings_key([args.checkpoint_path], relevant(config), data, ranks)
     part = PartialResults(args.output / PARTS / f"rank_{rank}.jsonl", key)
     own = rank_indices(len(data.records), rank, ranks)
@@ -189,6 +190,16 @@ def announce(
     LOG.info("device   %s%s", args.device_target, of_ranks)
     LOG.info("data     %s: %d images, %d classes", data.split, images, len(data.class_names))
     LOG.info("output   %s", printable(str(args.output)))
+
+
+def report_classes(network: Sequence[str], data: Sequence[str]) -> None:
+    """Logs the classes that only the network or only the data have."""
+    for about, names in (
+        ("only the network has these classes, which are not scored", set(network) - set(data)),
+        ("the network does not know these classes, whose AP is 0", set(data) - set(network)),
+    ):
+        if names:
+            LOG.info("%s: %s", about, printable(", ".join(sorted(names))))
 
 
 def report_views(detector: ArrayDetector) -> None:

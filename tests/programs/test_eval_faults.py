@@ -77,6 +77,36 @@ def test_interrupted_it_goes_on_in_the_same_folder(
     assert json.loads(whole)
 
 
+def test_classes_that_only_one_side_has_are_named_and_the_others_scored(
+    checkpoint, tmp_path, caplog
+):
+    content = content_of(["a.png", "b.png"])
+    content["categories"] = [{"id": 4, "name": "cat"}, {"id": 5, "name": "zebra"}]
+    content["annotations"][0]["category_id"] = 4
+    write_coco(tmp_path, content, "val2017", "annotations/instances_val2017.json")
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "val2017" / name)
+    with caplog.at_level("INFO", logger="m2det"):
+        call(checkpoint, tmp_path, tmp_path / "out", "--set", "test.score_threshold=0.02")
+    results = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert {row["category_id"] for row in results} == {4}
+    names = "dog, na\u00efve bird"
+    assert f"only the network has these classes, which are not scored: {names}" in caplog.text
+    assert "the network does not know these classes, whose AP is 0: zebra" in caplog.text
+
+
+def test_a_data_set_without_any_class_of_the_network_is_refused(checkpoint, tmp_path):
+    content = content_of(["a.png"])
+    content["categories"] = [{"id": 1, "name": "Cat"}]
+    content["annotations"][0]["category_id"] = 1
+    write_coco(tmp_path, content, "val2017", "annotations/instances_val2017.json")
+    write_image(tmp_path / "val2017" / "a.png")
+    with pytest.raises(
+        ValueError, match=r"none of its classes \(Cat\) is one of the network's \(cat"
+    ):
+        call(checkpoint, tmp_path, tmp_path / "out")
+
+
 def test_a_second_evaluation_in_the_folder_is_refused(checkpoint, data, tmp_path, monkeypatch):
     def busy(*_):
         raise BlockingIOError(11, "Resource temporarily unavailable")
