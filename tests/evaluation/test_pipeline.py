@@ -2,11 +2,12 @@
 """A split through a detector of a few lines: order, batches, bad images, eval.py around it."""
 
 import errno
+import itertools
 import json
 import logging
 import subprocess
 import sys
-import time
+import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,22 +127,29 @@ def test_every_stage_is_timed(root):
 
 
 def test_stages_run_at_the_same_time(root, monkeypatch):
-    """Reading, network and post-processing that only wait take as long as the slowest of them."""
-    pause = 0.03
-    slow = detector()
+    """The third image is read, the second in the network and the first post-processed: each of the
+    three waits until the others have begun.
+    """
+    meeting = threading.Barrier(3, timeout=60)
 
-    def waits(function):
+    def meets(function, turn):
+        calls = itertools.count()
+
         def call(*args, **options):
-            time.sleep(pause)
+            if next(calls) == turn:
+                meeting.wait()
             return function(*args, **options)
 
         return call
 
-    monkeypatch.setattr("src.evaluation.pipeline.view_input", waits(view_input))
-    slow.network, slow.postprocess = waits(slow.network), waits(slow.postprocess)
-    began = time.perf_counter()
-    detect_split(slow, load_data(root, "val"), range(COUNT), (3, 7), lambda *_: None)
-    assert time.perf_counter() - began < 0.75 * 3 * COUNT * pause  # one after the other: 3 x
+    busy = detector()
+    monkeypatch.setattr("src.evaluation.pipeline.view_input", meets(view_input, 2))
+    busy.network, busy.postprocess = meets(busy.network, 1), meets(busy.postprocess, 0)
+    done = []
+    detect_split(
+        busy, load_data(root, "val"), range(COUNT), (3, 7), lambda ids, _: done.extend(ids)
+    )
+    assert done == list(range(1, COUNT + 1))
 
 
 def test_an_unreadable_image_is_reported_and_has_no_detections(root, caplog):

@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,14 +72,12 @@ def test_success(start, tmp_path):
 
 
 def test_failing_rank_is_named_and_ends_the_run(start, tmp_path):
-    began = time.monotonic()
     process = start("fail", "hang")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 7
     assert "rank 1 failed with exit code 7" in err
     assert "rank 1 is in trouble" in err
     assert "Traceback" not in out + err
-    assert time.monotonic() - began < 45
     assert not _kill(str(tmp_path / "rank.py"))
 
 
