@@ -5,6 +5,7 @@ A side takes a case and the folder with its weights and gives a function that do
 and returns when it is done. Frameworks are imported inside, so that a process pays for one only.
 """
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -45,9 +46,9 @@ def prepare(case: Case, folder: Path, onnx: bool) -> Network:
         import export
 
         arguments = ["--checkpoint_path", str(home / "weights.ckpt"), "--file_format", "ONNX"]
-        export.main(
-            [*arguments, "--outputs", "raw", "--output", str(home / f"batch{case.batch}.onnx")]
-        )
+        arguments += ["--outputs", "raw", "--output", str(home / f"batch{case.batch}.onnx")]
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the table
+            export.main(arguments)
     counted, priors = _count(reference, case.input_size)
     return Network(sum(p.numel() for p in reference.parameters()), counted, priors)
 
