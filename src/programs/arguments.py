@@ -184,7 +184,8 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
         epilog="Exit code 0: nothing wrong, or training repairs it; 1: faults in the data;"
         " 2: no such data set or split, or the picture cannot be written.",
     )
-    parser.add_argument("dataset", type=Path, help=DATASET)
+    parser.add_argument("dataset", type=Path, nargs="?", help=DATASET)
+    parser.add_argument("--dataset_path", type=Path, help="the same, as in train.py")
     parser.add_argument("--split", nargs="+", help="splits to check (default: train and val)")
     # The preset that train.py takes, so that the priors are those of a training.
     add_config_arguments(parser, default_preset(device_there()))
@@ -205,7 +206,11 @@ def check_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespa
         type=Path,
         help="folder for a picture of each split, or a PNG file (%(default)s)",
     )
-    return _parsed(parser, argv)
+    args = _parsed(parser, argv)
+    if (args.dataset is None) == (args.dataset_path is None) and not args.show_config:
+        parser.error("name the data set's folder, once")
+    args.dataset = args.dataset or args.dataset_path
+    return args
 
 
 def visualize_arguments(argv: Words, prog: Optional[str] = None) -> argparse.Namespace:

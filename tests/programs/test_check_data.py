@@ -278,6 +278,17 @@ def test_what_is_not_there_is_no_fault_of_the_data(tmp_path, capsys):
         assert not (tmp_path / "out").exists()
 
 
+def test_the_folder_may_be_given_as_in_train_py(tmp_path, capsys):
+    root = str(write_coco(tmp_path / "data", coco_content()))
+    output = ["--output", str(tmp_path / "out"), "--images", "none"]
+    codes = [check_data.main([*words, *output]) for words in ([root], ["--dataset_path", root])]
+    assert codes[0] == codes[1]
+    for words in ([], [root, "--dataset_path", root]):
+        with pytest.raises(SystemExit):
+            check_data.main([*words, *output])
+        assert "name the data set's folder, once" in capsys.readouterr().err
+
+
 def test_prior_recall_is_what_trying_every_prior_gives():
     config = get_config("m2det320_vgg16")
     priors, sizes = make_priors(config), map_sizes(config.model)
