@@ -11,6 +11,7 @@ from ..config import default_preset
 from ..runtime.cpu_settings import usable_cores
 from ..runtime.device_choice import device_there
 from ..utils import add_common_arguments, add_config_arguments
+from .unknown_flags import did_you_mean
 
 Words = Optional[Sequence[str]]  # of the command line; None is sys.argv
 DATASET = "folder of COCO, VOC, YOLO, LabelMe or CSV"
@@ -258,7 +259,12 @@ def _parsed(parser: argparse.ArgumentParser, argv: Words) -> argparse.Namespace:
         help="print the whole configuration, as YAML that --config takes, and stop",
     )
     _refuse_empty(parser, sys.argv[1:] if argv is None else argv)
-    return parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [text for action in parser._actions for text in action.option_strings]
+        hint = did_you_mean(unknown, flags)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
 
 
 def _refuse_empty(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
