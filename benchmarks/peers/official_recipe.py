@@ -181,6 +181,9 @@ class Twin:
     def load_backbone(self, path: Path) -> None:
         """Give the PyTorch network a backbone that convert.py wrote.
 
+        The backbone's BatchNorm stays in evaluation mode from then on: its statistics may be folded
+        into the weights, which those of a batch would undo.
+
         Raises:
             CheckpointError: missing or damaged file, or another backbone.
         """
@@ -191,6 +194,7 @@ class Twin:
         found = {name: p.asnumpy() for name, p in backbone.parameters_dict().items()}
         state = to_official(found, self._keys_of)
         self._source.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, False)
+        self._source.base.eval()
 
     def weights(self) -> Mapping[str, ms.Parameter]:
         """The weights as they are now, by the names of this project.

@@ -124,6 +124,8 @@ def test_starts_from_a_backbone_of_convert_py(device, tmp_path):
     assert trained == {k for k, v in after.items() if v.dim() == 4 and k.startswith("base.")}
     first = donor.backbone.stem.conv1.weight.asnumpy()
     assert np.array_equal(after["base.conv1.weight"].numpy(), first)
+    assert {m.training for m in net.base.modules()} == {False}
+    assert net.unet1.training
 
 
 def test_one_step_by_hand(device):
