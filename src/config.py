@@ -106,7 +106,7 @@ class TrainConfig:
 
     lr: float = setting(7.5e-4, "learning rate; per device when scale_lr is on", 0, 1000)
     scale_lr: bool = setting(True, "multiply the learning rate by the number of ranks")
-    warmup: float = setting(5.0, "epochs of rising learning rate", 0, _MANY)
+    warmup: float = setting(5.0, "epochs of rising learning rate, at most 0.3 of the run", 0, _MANY)
     per_batch_size: int = setting(7, "images of a batch on each device", 1, 4096)
     gamma: Tuple[float, ...] = setting(
         (0.5, 0.2, 0.1, 0.1), "factor applied at each of lr_epochs", 0, 10
@@ -149,7 +149,10 @@ class TrainConfig:
     )
     eval_epochs: int = setting(0, "score `eval_split` every so many epochs", 0, _MANY)
     eval_times: int = setting(
-        10, "or about so often in the run, if the data have it; 0: never", 0, _MANY
+        10,
+        "or about so often in the run, at most once an epoch, if the data have it; 0: never",
+        0,
+        _MANY,
     )
     eval_split: str = setting("val", "split that is scored while training")
     early_stop: int = setting(0, "scorings without a better AP that end a run; 0: never", 0, _MANY)

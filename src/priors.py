@@ -212,6 +212,9 @@ def build_priors(config: Config, size: int) -> np.ndarray:
         return make_priors(config)
     try:
         old, new = map_sizes(config.model), map_sizes(replace(config.model, input_size=size))
+        if config.model.neck == "deconv" and _halves(old) != _halves(new):
+            sides = " ".join(map(str, old))
+            raise ConfigError(f"its deconvolutions are made for maps of {sides} cells a side")
         per_cell = prior_shapes_per_cell(config.anchors, len(old))
         priors = resized_priors(make_priors(config), old, per_cell, new)
     except ConfigError as error:
@@ -220,6 +223,11 @@ def build_priors(config: Config, size: int) -> np.ndarray:
     if not trained:
         priors[:, 2:] *= config.model.input_size / size
     return priors
+
+
+def _halves(sizes: Sequence[int]) -> List[int]:
+    """How far each of the first maps is from twice the next: 0 or -1."""
+    return [before - 2 * after for before, after in zip(sizes[:3], sizes[1:4])]
 
 
 def resized_priors(

@@ -20,8 +20,9 @@ class L2Norm(nn.Cell):
         self.weight = Parameter(start, name="weight")
 
     def construct(self, x: Tensor) -> Tensor:
-        length = ops.sqrt((x * x).sum(1, keepdims=True) + 1e-10)
-        return x / length * self.weight
+        wide = x.astype(ms.float32)  # float16 ends at lengths of 256
+        length = ops.sqrt((wide * wide).sum(1, keepdims=True) + 1e-10)
+        return (wide / length).astype(x.dtype) * self.weight
 
 
 def _conv(cin: int, cout: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
@@ -41,8 +42,8 @@ def _conv(cin: int, cout: int, kernel: int, stride: int = 1, padding: int = 0) -
 class SSDNeck(nn.Cell):
     """The normalised shallow map, the deep one, and four more from pairs of convolutions.
 
-    Liu et al., 2016, figure 2. A pair squeezes by 1x1, then steps down by a 3x3: stride 2 with
-    padding, or stride 1 without.
+    Liu et al., 2016, figure 2. A pair squeezes by 1x1, then steps down by a 3x3: the first two with
+    stride 2 and padding, the others with stride 1 and none.
 
     Args:
         in_channels: channels of the shallow and the deep backbone map.
@@ -56,8 +57,8 @@ class SSDNeck(nn.Cell):
         self.norm = L2Norm(in_channels[0])
         self.out_channels = list(in_channels)
         extras: List[nn.Cell] = []
-        for (squeezed, cout), before, after in zip(self.EXTRAS, sizes[1:], sizes[2:]):
-            down = (2, 1) if after == (before + 1) // 2 else (1, 0)
+        for i, (squeezed, cout) in enumerate(self.EXTRAS[: len(sizes) - 2]):
+            down = (2, 1) if i < 2 else (1, 0)
             layers = [_conv(self.out_channels[-1], squeezed, 1), nn.ReLU()]
             layers += [_conv(squeezed, cout, 3, *down), nn.ReLU()]
             extras.append(nn.SequentialCell(layers))
@@ -85,7 +86,8 @@ class DeconvNeck(nn.Cell):
         self.ssd = SSDNeck(in_channels, sizes)
         self.out_channels = [planes] * len(sizes)
         self.laterals = nn.CellList([_conv(c, planes, 1) for c in self.ssd.out_channels])
-        self.ups = nn.CellList([_up(planes, b, a) for a, b in zip(sizes, sizes[1:])])
+        pairs = zip(sizes, sizes[1:])
+        self.ups = nn.CellList([_up(planes, b, a, i < 3) for i, (a, b) in enumerate(pairs)])
         self.relu = nn.ReLU()
 
     def construct(self, shallow: Tensor, deep: Tensor) -> Tuple[Tensor, ...]:
@@ -96,13 +98,11 @@ class DeconvNeck(nn.Cell):
         return tuple(maps[::-1])
 
 
-def _up(planes: int, before: int, after: int) -> nn.Conv2dTranspose:
-    """The deconvolution from `before` to `after` cells a side: n + 2, 2n or 2n - 1."""
-    kernel, stride, padding = {
-        before + 2: (3, 1, 0),
-        2 * before: (2, 2, 0),
-        2 * before - 1: (3, 2, 1),
-    }[after]
+def _up(planes: int, before: int, after: int, halved: bool) -> nn.Conv2dTranspose:
+    """The deconvolution from `before` to `after` cells a side: 2n or 2n - 1, or else n + 2."""
+    kernel, stride, padding = (3, 1, 0)
+    if halved:
+        kernel, stride, padding = (2, 2, 0) if after == 2 * before else (3, 2, 1)
     return nn.Conv2dTranspose(
         planes,
         planes,

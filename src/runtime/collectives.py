@@ -2,10 +2,10 @@
 """Sums, copies and means over the ranks of a run."""
 
 import json
-from typing import Any, List
+from typing import Any, List, Sequence
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 
 class MeanOverRanks(nn.Cell):
@@ -26,7 +26,7 @@ def gather(value: Any, rank: int, world_size: int) -> List[Any]:
         return [value]
     total = ops.AllReduce(ops.ReduceOp.SUM)
     mine = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.float32)
-    counts = np.zeros(world_size, np.float32)
+    counts = np.zeros(world_size, np.int64)
     counts[rank] = len(mine)
     # float32 counts exactly up to 2**24 only, hence in two parts
     high, low = np.divmod(counts, 4096)
@@ -45,6 +45,15 @@ def share_weights(model: nn.Cell, rank: int) -> None:
     for parameter in model.get_parameters():
         values = from_first_rank(parameter.asnumpy(), rank)
         parameter.set_data(Tensor(values, parameter.dtype))
+
+
+def share_values(parameters: Sequence[Parameter], rank: int) -> None:
+    """Give every rank the first one's values of float32 parameters, by one sum."""
+    own = [p.asnumpy() for p in parameters]
+    shared = from_first_rank(np.concatenate([values.ravel() for values in own]), rank)
+    parts = np.split(shared, np.cumsum([values.size for values in own])[:-1])
+    for parameter, part in zip(parameters, parts):
+        parameter.set_data(Tensor(part.reshape(parameter.shape)))
 
 
 def from_first_rank(values: np.ndarray, rank: int) -> np.ndarray:

@@ -43,7 +43,13 @@ _TINY_TRAIN = {
     "num_workers": 1,
     "ema": 0.98,
 }
-_SMALL_TRAIN = {**_TINY_TRAIN, "per_batch_size": 4, "total_steps": 3000, "ema": 0.998}
+_SMALL_TRAIN = {
+    **_TINY_TRAIN,
+    "per_batch_size": 4,
+    "total_steps": 3000,
+    "ema": 0.998,
+    "save_steps": 500,  # an epoch may be longer than the run
+}
 _PHOTOS_TEST = {"score_threshold": 0.01, "voting_iou": 0.7}
 _PHOTOS_TRAIN = {
     **_SMALL_TRAIN,

@@ -20,10 +20,12 @@ from ..inference.mindspore_network import cell_network
 from ..loss import ModelWithLoss, MultiBoxLoss
 from ..model.cpu_layers import fit_to_device
 from ..priors import build_priors
+from ..runtime.collectives import share_values
 from ..runtime.gpu.transfer import GpuTransfer, Transfer
 from ..runtime.graph_cache.cached_cell import Cached
 from ..runtime.typed_config import ConfigError
 from .accumulation import AccumulatedStep
+from .callback import Scored
 from .ema import Ema
 from .lr_scheduler import learning_rates, total_steps
 from .network_setup import (
@@ -34,20 +36,25 @@ from .network_setup import (
 )
 from .optimizers import FIRST_LOSS_SCALE, DynamicLossScale, Optimizer
 from .train_step import Gradients, Step, TrainStep, Update
-from .validation import SplitScorer
+from .validation import Score, SplitScorer
 
 LOG = logging.getLogger("m2det.train")
+LONGEST_WARMUP = 0.3  # of all steps
 KNOWN_BATCH = 32  # largest total batch with which results without rescaling are known
 
 
 def build_schedule(config: Config, num_images: int, world_size: int) -> np.ndarray:
-    """One learning rate for each step of the run, (steps,) float32."""
+    """One learning rate for each step of the run, (steps,) float32.
+
+    The warm-up is in epochs, the length may be in steps: it ends after `LONGEST_WARMUP` of them.
+    """
     per_step = images_per_step(config, world_size)
+    steps = config.train.total_steps or total_steps(config.train.total_epochs, num_images, per_step)
     return learning_rates(
         config.train.lr * (world_size if config.train.scale_lr else 1),
-        config.train.total_steps or total_steps(config.train.total_epochs, num_images, per_step),
+        steps,
         num_images / per_step,
-        config.train.warmup,
+        min(config.train.warmup, LONGEST_WARMUP * steps * per_step / num_images),
         config.train.lr_epochs,
         config.train.gamma,
         config.train.schedule,
@@ -55,7 +62,7 @@ def build_schedule(config: Config, num_images: int, world_size: int) -> np.ndarr
 
 
 def eval_interval(config: Config, num_images: int, world_size: int) -> int:
-    """Epochs from one scoring to the next; 0: never."""
+    """Whole epochs from one scoring to the next; 0: never."""
     train, per_step = config.train, images_per_step(config, world_size)
     if train.eval_epochs or not train.eval_times:
         return train.eval_epochs
@@ -78,6 +85,26 @@ def batch_warning(config: Config, world_size: int) -> Optional[str]:
         f"total batch {total} with a learning rate that is not scaled to it: beyond {KNOWN_BATCH}"
         " AP 22 instead of 33 has been reported; see train.scale_lr, train.lr"
     )
+
+
+def refuse_frozen(config: Config) -> None:
+    """For a backbone that has only its random weights.
+
+    Raises:
+        ConfigError: layers of it would stay so.
+    """
+    chosen = {
+        "train.freeze_backbone": config.train.freeze_backbone,
+        "train.freeze_stages": config.train.freeze_stages,
+    }
+    for name, value in chosen.items():
+        if value:
+            raise ConfigError(
+                f"{name}: what is frozen of the backbone would stay random; give it weights with"
+                " --finetune or --pretrained_backbone, or train all of it:"
+                f" --set {name}={'0' if value is not True else 'false'}"
+                " --set train.freeze_batch_norm=none"
+            )
 
 
 def prepare_network(config: Config, model: nn.Cell, world_size: int) -> None:
@@ -190,13 +217,17 @@ def build_scorer(
     rank: int,
     world_size: int,
     stopping: Callable[[], bool],
-) -> SplitScorer:
-    """Scores `model` on `data` as `eval.py` would."""
+) -> Score:
+    """Scores `model` on `data` as `eval.py` would.
+
+    Ranks that do not synchronise their BatchNorm take the first one's statistics for it, which are
+    those of the checkpoints; training does not use them.
+    """
 
     def make_detector() -> ArrayDetector:
         return ArrayDetector.from_network(cell_network(model), config, labels, "the network")
 
-    return SplitScorer(
+    scorer = SplitScorer(
         model,
         make_detector,
         data,
@@ -207,6 +238,14 @@ def build_scorer(
         world_size,
         stopping,
     )
+    statistics = running_statistics(model)
+
+    def score(show: Callable[[str], None]) -> Optional[Scored]:
+        if world_size > 1 and statistics:
+            share_values(statistics, rank)
+        return scorer(show)
+
+    return score
 
 
 def milestones(rates: np.ndarray, steps_per_epoch: float) -> List[str]:

@@ -163,6 +163,8 @@ class Job:
         state = Resumable(model, optimizer, fingerprint, ema, others)
         claim_folder()
         start = self.resume(state)
+        if evaluation is not None and self.comes_from_elsewhere:
+            evaluation.forget_best()
         scale = loss_scale.scale if loss_scale else config.optimizer.loss_scale
         step = setup.build_step(config, model, optimizer, world_size, scale, ema)
         unseeded = drawn.value if drawn else None
@@ -193,11 +195,18 @@ class Job:
     def network(self) -> nn.Cell:
         """The network with its initial weights and frozen layers."""
         model = build_model(self.config)
+        trained = self.goes_on
         if self.options.pretrained_backbone is not None:
             load_weights(model.backbone, self.options.pretrained_backbone, prefix="backbone.")
+            trained = True
         if self.options.finetune is not None:
-            for line in load_fitting(model, self.options.finetune):
+            lines = load_fitting(model, self.options.finetune)
+            for line in lines:
                 LOG.info("%s", line)
+            anew = {line.partition(":")[0] for line in lines}
+            trained |= not anew.issuperset(model.backbone.parameters_dict())
+        if not trained:
+            setup.refuse_frozen(self.config)
         if self.world_size > 1 and self.config.random_seed is None:
             share_weights(model, self.rank)
         setup.prepare_network(self.config, model, self.world_size)
@@ -252,6 +261,21 @@ class Job:
                 " or choose another --train_url"
             )
         return step
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a checkpoint to resume."""
+        if self.options.resume != "auto":
+            return self.options.resume is not None
+        return bool(list_checkpoints(self.folder, self.prefix))
+
+    @property
+    def comes_from_elsewhere(self) -> bool:
+        """Whether the run goes on from a checkpoint in another folder; the same on all ranks."""
+        source = self.options.resume
+        return source not in (None, "auto") and (
+            Path(source).absolute().parent != self.folder.absolute()
+        )
 
     def callbacks(self, parts: Parts) -> List[Callback]:
         """The first rank reports and saves; all of them score."""

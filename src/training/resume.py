@@ -167,7 +167,7 @@ class Resumable:
 
         Raises:
             OtherRun: as `restore`, an older one would be no better; or the folder holds
-                checkpoints of another backbone or input size.
+                checkpoints of another backbone or input size, or only a finished network.
             CheckpointError: the newest that can be read does not fit, or none can be read.
         """
         found = list_checkpoints(folder, prefix)
@@ -181,7 +181,13 @@ class Resumable:
             return step
         if found:
             raise CheckpointError(f"{folder}: none of its {len(found)} checkpoints can be read")
-        others = sorted(path.name for path in folder.glob("*-*.ckpt"))
+        written = sorted(path.name for path in folder.glob("*-*.ckpt"))
+        if f"{prefix}-final.ckpt" in written:
+            raise OtherRun(
+                f"{folder} holds a finished run, {prefix}-final.ckpt, and nothing to resume;"
+                " choose another --train_url or experiment_tag"
+            )
+        others = [name for name in written if name != f"{prefix}-best.ckpt"]
         if others:
             raise OtherRun(
                 f"{folder} holds {others[-1]}, of another model.backbone or model.input_size than"

@@ -24,6 +24,7 @@ LOG = logging.getLogger("m2det.train")
 Show = Callable[[str], None]
 Score = Callable[[Show], Optional[Scored]]
 Record = Callable[[int, int, Scored], None]
+NOTHING = (0, 0)  # step and epoch of no scoring
 
 
 class SplitScorer:
@@ -144,6 +145,8 @@ class Evaluation(Callback):
         self._saver: Optional[CheckpointSaver] = None
         self._records: Sequence[Record] = ()
         self._show: Show = lambda _: None
+        self._given_up = NOTHING  # the scoring that the end of the run cut short
+        self._due = NOTHING  # that of an earlier part of the run, to be made up for
         self.best = -1.0
         self.without_better = 0
 
@@ -157,12 +160,13 @@ class Evaluation(Callback):
 
     def state(self) -> Dict[str, np.ndarray]:
         """What resuming needs, by name."""
-        return {"best": np.array([self.best, self.without_better], np.float64)}
+        return {"best": np.array([self.best, self.without_better, *self._given_up], np.float64)}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore what `state` gave."""
-        self.best, count = (float(value) for value in state["best"])
-        self.without_better = int(count)
+        best, count, *due = state["best"].tolist()
+        self.best, self.without_better = best, int(count)
+        self._due = (int(due[0]), int(due[1])) if due else NOTHING
 
     @property
     def should_stop(self) -> bool:
@@ -171,10 +175,19 @@ class Evaluation(Callback):
 
     def on_step(self, report: StepReport) -> None:
         last = report.step == report.total_steps
-        if (report.epoch_ended and report.epoch % self._every == 0) or last:
-            self._evaluate(report)
+        if (report.epoch_ended and report.epoch % self._every == 0) or last or any(self._due):
+            self._evaluate(report.step, report.epoch)
 
-    def _evaluate(self, report: StepReport) -> None:
+    def on_end(self) -> None:
+        if any(self._due):  # it was that of the last step
+            self._evaluate(*self._due)
+
+    def forget_best(self) -> None:
+        """Count scores anew, where the best network so far is not in this run's folder."""
+        self.best, self.without_better = -1.0, 0
+
+    def _evaluate(self, step: int, epoch: int) -> None:
+        self._due, self._given_up = NOTHING, (step, epoch)
         scored = self._score(self._show)
         if scored is None:
             return
@@ -188,9 +201,10 @@ class Evaluation(Callback):
             if averaged.numbers["AP"] > found:
                 found, weights, scored = averaged.numbers["AP"], self._ema.weights, averaged
             scored = replace(scored, numbers=both)
-        LOG.info("epoch %d %s", report.epoch, _words(scored.numbers))
+        self._given_up = NOTHING
+        LOG.info("epoch %d %s", epoch, _words(scored.numbers))
         for record in self._records:
-            record(report.step, report.epoch, scored)
+            record(step, epoch, scored)
         self.without_better += 1
         if found > self.best:
             self.best, self.without_better = found, 0

@@ -8,9 +8,11 @@ import pytest
 from datasets import rendered
 
 import train
+from src.config import get_config
 from src.formats.checkpoint import CheckpointError
 from src.runtime.files import LockedError, locked
 from src.training.callback import list_checkpoints
+from src.training.job import Job, RunOptions
 from src.training.resume import OtherRun, UsedFolder
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -69,6 +71,14 @@ def test_a_fresh_run_is_refused_with_the_ways_out(data, used):
 def test_so_is_one_that_goes_on_from_elsewhere(data, used, finished):
     path = str(finished / "m2det_tiny" / f"{PREFIX}-2_4.ckpt")
     refused(UsedFolder, data, used, (), ("--resume", path))
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_the_best_network_of_another_folder_is_not_this_runs(tmp_path, data, finished, elsewhere):
+    path = finished / "m2det_tiny" / f"{PREFIX}-2_4.ckpt"
+    options = RunOptions(data, tmp_path if elsewhere else finished, resume=str(path))
+    job = Job(get_config("m2det_tiny"), None, options, 0, 1, None)
+    assert job.comes_from_elsewhere == elsewhere
 
 
 def test_so_is_one_that_goes_back_within_the_folder(data, used):

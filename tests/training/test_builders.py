@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from src.config import get_config
+from src.runtime.typed_config import ConfigError
 from src.training.builders import (
     batch_warning,
     build_criterion,
@@ -11,6 +12,7 @@ from src.training.builders import (
     eval_interval,
     images_per_step,
     milestones,
+    refuse_frozen,
 )
 from src.training.lr_scheduler import learning_rates
 
@@ -55,6 +57,25 @@ def test_linear_scaling_with_the_ranks():
 )
 def test_how_often_scores_are_taken(overrides, epochs):
     assert eval_interval(config("per_batch_size=4", *overrides), 80, 2) == epochs
+
+
+def test_the_warm_up_of_a_short_run_on_much_data_ends_after_three_tenths():
+    """0.4 epochs of COCO are 11,829 steps of four images; the preset has 2,000 steps."""
+    rates = build_schedule(get_config("m2det_finetune"), 118_287, 1)
+    assert len(rates) == 2000
+    assert rates.argmax() == 600
+    assert rates.max() == pytest.approx(get_config("m2det_finetune").train.lr)
+    assert rates[300] == pytest.approx(rates.max() / 2, rel=0.01)
+    few = build_schedule(get_config("m2det_finetune"), 292, 1)
+    assert few.argmax() == 30  # 0.4 epochs of 73 steps
+
+
+def test_what_stays_random_is_not_frozen():
+    for name, setting in (("m2det_photos", "stages=0"), ("m2det_tiny", "backbone=false")):
+        wanted = [] if name == "m2det_photos" else ["train.freeze_backbone=true"]
+        with pytest.raises(ConfigError, match=f"stay random.*--set train.freeze_{setting}"):
+            refuse_frozen(get_config(name, wanted))
+    refuse_frozen(get_config("m2det_tiny"))
 
 
 def test_parts_count_as_one_step():

@@ -129,3 +129,14 @@ def test_finetuning_takes_what_fits_and_lists_the_rest(saved):
     np.testing.assert_array_equal(net.dense.weight.asnumpy(), own["dense.weight"])
     lines = load_fitting(Small(3), path)
     assert [line.split(":")[0] for line in lines] == ["head.conf.weight", "head.conf.bias"]
+
+
+def test_the_runs_own_best_is_nothing_to_resume_and_a_finished_run_is_refused(tmp_path):
+    weights = Small().parameters_dict()
+    save_checkpoint(weights, tmp_path / "net-best.ckpt")
+    assert resumable().restore_newest(tmp_path, "net") == 0
+    with pytest.raises(OtherRun, match=r"net-best\.ckpt, of another model\.backbone"):
+        resumable().restore_newest(tmp_path, "wide")
+    save_checkpoint(weights, tmp_path / "net-final.ckpt")
+    with pytest.raises(OtherRun, match=r"holds a finished run, net-final\.ckpt"):
+        resumable().restore_newest(tmp_path, "net")

@@ -7,7 +7,7 @@ from src.evaluation.coco_metrics import CocoScore
 from src.formats.checkpoint import read_checkpoint
 from src.inference.postprocess import NotFiniteError
 from src.runtime import collectives
-from src.runtime.collectives import gather
+from src.runtime.collectives import gather, share_values
 from src.training import validation
 from src.training.callback import CheckpointSaver, Scored, StepReport
 from src.training.ema import Ema
@@ -100,6 +100,29 @@ def test_resuming(tmp_path):
     other.on_step(report(3, 3))
     assert other.should_stop
     assert not saver.best_path.exists()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_scoring_that_a_signal_cut_short_is_made_up_for(tmp_path, last):
+    total = 4 if last else 99
+    evaluation, *_ = make(tmp_path, [0.1, None], every=2)
+    evaluation.on_step(report(2, 2, total=total))
+    evaluation.on_step(report(4, 4, total=total))
+    resumed, _, rows, _ = make(tmp_path / "other", [0.3, 0.4], every=2)
+    resumed.restore(evaluation.state())
+    if last:
+        resumed.on_end()
+    for step in (5, 6) if not last else ():
+        resumed.on_step(report(step, step))
+    assert [row[:2] for row in rows] == ([(4, 4)] if last else [(5, 5), (6, 6)])
+    assert resumed.state()["best"].tolist() == [0.3 if last else 0.4, 0, 0, 0]
+
+
+def test_checkpoints_of_before_can_be_resumed(tmp_path):
+    evaluation, _, rows, _ = make(tmp_path, [])
+    evaluation.restore({"best": np.array([0.5, 2.0])})
+    evaluation.on_end()
+    assert (evaluation.best, evaluation.without_better, rows) == (0.5, 2, [])
 
 
 class Model:
@@ -209,3 +232,44 @@ def test_values_of_all_ranks_by_sums(monkeypatch, rank):
 
     monkeypatch.setattr(collectives.ops, "AllReduce", Sum)
     assert gather(values[rank], rank, 3) == values
+
+
+def test_a_value_of_more_bytes_than_float32_counts(monkeypatch):
+    text = "x" * (2**24 + 1)
+    sent = []
+
+    class Sum:
+        def __init__(self, op):
+            pass
+
+        def __call__(self, own):
+            """Adds what the other rank sends, the JSON value 1: one byte, at the end."""
+            sent.append(own.asnumpy())
+            other = np.zeros(own.shape, np.float32)
+            other[-1] = {1: 0, 2: 1, 3: ord("1")}[len(sent)]
+            return Tensor(sent[-1] + other)
+
+    monkeypatch.setattr(collectives.ops, "AllReduce", Sum)
+    assert gather(text, 0, 2) == [text, 1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_statistics_of_the_first_rank_are_shared_by_one_sum(monkeypatch, rank):
+    first = [np.float32([1, 2, 3]), np.float32([[4, 5]])]
+    own = [Parameter(Tensor(value if rank == 0 else 9 * value)) for value in first]
+    flat = np.float32([1, 2, 3, 4, 5])
+    sums = []
+
+    class Sum:
+        def __init__(self, op):
+            pass
+
+        def __call__(self, summand):
+            sums.append(summand.asnumpy().tolist())
+            return Tensor(flat)
+
+    monkeypatch.setattr(collectives.ops, "AllReduce", Sum)
+    share_values(own, rank)
+    assert sums == [flat.tolist() if rank == 0 else [0.0] * 5]
+    for parameter, value in zip(own, first):
+        np.testing.assert_array_equal(parameter.asnumpy(), value)
