@@ -108,7 +108,8 @@ class Result(Sequence[Detection]):
         if isinstance(index, slice):
             return self._rows(index)
         x1, y1, x2, y2 = self.boxes_px[index].tolist()
-        return Detection(self.names[index], float(self.scores[index]), (x1, y1, x2, y2))
+        name = self.class_names[self.labels[index] - 1]
+        return Detection(name, float(self.scores[index]), (x1, y1, x2, y2))
 
     def __repr__(self) -> str:
         found = ", ".join(f"{one.name} {one.score:.2f}" for one in self[:5])
@@ -286,7 +287,8 @@ class Detector:
         if network is None:
             prepare_device(file, target, device_id)
             network = read_network_file(file, None, overrides)
-        test = replace(network.config.test, score_threshold=score_threshold)
+        test = network.config.test  # a box below what is shown may still move one above it
+        test = replace(test, score_threshold=min(test.score_threshold, score_threshold))
         return cls(network.detector(replace(network.config, test=test)), score_threshold)
 
     @classmethod
@@ -315,20 +317,20 @@ class Detector:
                 that are no readable images are left out, with a warning in the log.
 
         Raises:
-            ImageError: the image cannot be read. ValueError: no picture of these forms.
+            ImageError: the one image cannot be read. ValueError: no picture of these forms.
         """
         if isinstance(picture, (list, tuple)):
-            return Results(self._detect(*_array(one)) for one in picture)
+            return Results(self._each(picture))
         if isinstance(picture, (str, os.PathLike)):
             text = os.fspath(picture)
             if not os.path.isfile(text) and not text.isdigit():
-                return Results(self._folder(text))
+                return Results(self._each([source.name for source in find_sources([text])]))
         return self._detect(*_array(picture))
 
-    def _folder(self, text: str) -> Iterator[Result]:
-        for source in find_sources([text]):
+    def _each(self, pictures: Sequence[Picture]) -> Iterator[Result]:
+        for one in pictures:
             try:
-                yield self._detect(*_array(source.name))
+                yield self._detect(*_array(one))
             except ImageError as error:
                 LOG.warning("passed over: %s", error)
 

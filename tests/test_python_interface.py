@@ -91,6 +91,12 @@ def test_a_folder_gives_a_result_for_each_picture(detector, photo, caplog):
     assert [a["image_id"] for a in content["annotations"]] == [1, 1, 2, 2]
 
 
+def test_a_list_goes_on_after_what_cannot_be_read(detector, photo, caplog):
+    results = detector([photo, photo.with_name("none.png"), cv2.imread(str(photo))])
+    assert [len(result) for result in results] == [2, 2]
+    assert "passed over" in caplog.text
+
+
 def test_filter(detector, photo):
     result = detector(photo)
     assert result.filter(score=0.7).names == ("dog",)

@@ -57,8 +57,9 @@ def judge_split(
     images = []
     for record, _, found in result_arrays(data, kept).by_image(data.records):
         overlap = iou_matrix(found.boxes_px, record.boxes_px.astype(np.float64))
-        images.append(_judge_image(record, found, overlap))
-        _count_confusion(confusion, record, found.labels, overlap)
+        on_ignored = _inside(found.boxes_px, record, overlap) >= MATCH_IOU
+        images.append(_judge_image(record, found, overlap, on_ignored))
+        _count_confusion(confusion, record, found.labels, overlap, on_ignored.any(axis=1))
     counts = dict.fromkeys(KINDS, 0)
     for image in images:
         counts["missed"] += len(image.missed)
@@ -66,6 +67,20 @@ def judge_split(
             if kind != "ignored":
                 counts[kind] += 1
     return ErrorSummary(confusion, counts, images, score_threshold)
+
+
+def _inside(boxes_px: np.ndarray, record: ImageRecord, overlap: np.ndarray) -> np.ndarray:
+    """(N, G) how much of each box's area lies in each ignored object, as COCO scores crowds.
+
+    Args:
+        overlap: (N, G) their IoU.
+    """
+    mine, theirs = (
+        np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        for boxes in (boxes_px, record.boxes_px.astype(np.float64))
+    )
+    common = overlap * (mine[:, None] + theirs) / (1 + overlap)
+    return np.where(record.ignore, common / np.maximum(mine, 1e-9)[:, None], 0.0)
 
 
 def _take_free(overlap: np.ndarray) -> np.ndarray:
@@ -84,20 +99,25 @@ def _take_free(overlap: np.ndarray) -> np.ndarray:
 
 
 def _count_confusion(
-    confusion: np.ndarray, record: ImageRecord, labels: np.ndarray, overlap: np.ndarray
+    confusion: np.ndarray,
+    record: ImageRecord,
+    labels: np.ndarray,
+    overlap: np.ndarray,
+    on_ignored: np.ndarray,
 ) -> None:
     """Adds one image: each detection takes the free object it overlaps most, whatever its class."""
     taken = _take_free(np.where(record.ignore, -1.0, overlap))
     found = taken >= 0
     np.add.at(confusion, (record.labels[taken[found]], labels[found]), 1)
-    on_ignored = (overlap[:, record.ignore] >= MATCH_IOU).any(axis=1)
     np.add.at(confusion[0], labels[~found & ~on_ignored], 1)
     missed = ~record.ignore
     missed[taken[found]] = False
     np.add.at(confusion[:, 0], record.labels[missed], 1)
 
 
-def _judge_image(record: ImageRecord, found: ResultArrays, overlap: np.ndarray) -> ImageErrors:
+def _judge_image(
+    record: ImageRecord, found: ResultArrays, overlap: np.ndarray, on_ignored: np.ndarray
+) -> ImageErrors:
     """Kinds of an image's detections; the first that holds, as they stand here."""
     same = found.labels[:, None] == record.labels
     real = ~record.ignore
@@ -110,7 +130,7 @@ def _judge_image(record: ImageRecord, found: ResultArrays, overlap: np.ndarray) 
     kinds = np.select(
         [
             taken >= 0,
-            best(same & ~real) >= MATCH_IOU,
+            (same & on_ignored).any(axis=1),
             of_class >= MATCH_IOU,  # of an object that is taken
             of_others >= MATCH_IOU,
             of_class >= TOUCH_IOU,

@@ -116,7 +116,9 @@ class Frames:
                 break
             seen += 1
             yield frame
-        if not seen or seen < self.count:
+        # Other containers tell the length of the longest stream, which may be the sound's.
+        counted = self.source.name.lower().endswith((".mp4", ".mov", ".m4v"))
+        if not seen or (counted and seen < self.count):
             of = f" of {self.count}" if self.count else ""
             message = f"{self.source.name}: damaged, {seen}{of} frames could be read"
             raise ImageError(message, "unreadable videos")

@@ -6,7 +6,7 @@ candidates of all. Tiles: always the latter, and then parts of objects that seam
 """
 
 from dataclasses import replace
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, List, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -42,11 +42,22 @@ def merge_views(
     """
     if merge not in ("wbf", "soft_nms"):
         raise ValueError(f"merge must be wbf or soft_nms, not {merge!r}")
-    tiled = any(
-        view.window[:2] + view.size_px != (0, 0, *sizes_px[i]) for view, i in zip(views, owner)
-    )
-    if merge == "wbf" and not tiled:
-        return _fuse_views(found, views, owner, sizes_px, postprocess)
+    fuse = np.full(len(sizes_px), merge == "wbf")
+    for view, image in zip(views, owner):
+        fuse[image] &= view.window == (0, 0, *sizes_px[image])
+    of_fused = fuse[owner[found.image]]
+    fused = _fuse_views(found[of_fused], views, owner, sizes_px, postprocess)
+    others = _suppress_views(found[~of_fused], views, owner, sizes_px, postprocess)
+    return [a if chosen else b for chosen, a, b in zip(fuse, fused, others)]
+
+
+def _suppress_views(
+    found: Candidates,
+    views: Sequence[View],
+    owner: np.ndarray,
+    sizes_px: Sequence[Tuple[int, int]],
+    postprocess: PostProcessor,
+) -> List[Detections]:
     cut = _cut(found, views, owner, sizes_px)
     if cut.any():
         windows, overlap = (column[found.image] for column in _windows(views))
@@ -65,7 +76,7 @@ def _fuse_views(
     sizes_px: Sequence[Tuple[int, int]],
     postprocess: PostProcessor,
 ) -> List[Detections]:
-    # Soft-NMS would leave boxes of little score on every object, which lower the average.
+    # Soft-NMS would leave boxes of little score beside every object.
     each = replace(postprocess, method="hard", iou_threshold=FUSE_IOU)
     kept, _ = each.select(found)
     fused = []
@@ -82,7 +93,7 @@ def _fuse(found: Candidates, views: Sequence[View], image: int) -> Candidates:
     def seen_by(boxes: np.ndarray) -> np.ndarray:
         return np.maximum(np.sum([accepts(view, boxes) for view in views], axis=0), 1)
 
-    columns = (found.boxes_px, found.scores, found.labels)
+    columns = (found.boxes_px, found.scores, found.labels, found.image)
     boxes, scores, labels = fuse_boxes(*columns, seen_by, FUSE_IOU)
     return Candidates(boxes, scores, labels, np.full(len(boxes), image))
 
@@ -123,19 +134,21 @@ def fuse_boxes(
     boxes_px: np.ndarray,
     scores: np.ndarray,
     labels: np.ndarray,
+    views: np.ndarray,
     seen_by: Callable[[np.ndarray], np.ndarray],
     iou_threshold: float = 0.55,
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Clusters of one class each, averaged by score.
 
     In order of falling score a box joins the cluster whose present average it overlaps most, above
-    `iou_threshold`, or starts one. A cluster's score is the mean of its T boxes' scores times
-    min(T, V) / V, where V is the number of views that could have found it: what only few of them
-    found counts less.
+    `iou_threshold`, or starts one. A cluster has one box of each view at most: further ones are
+    what NMS left beside the best, and are dropped. A cluster's score is the mean of its T boxes'
+    scores times min(T, V) / V, where V is the number of views that could have found it: what only
+    few of them found counts less.
 
     Args:
         boxes_px: (N, 4) xyxy of all views together.
-        scores: (N,). labels: (N,).
+        scores: (N,). labels: (N,). views: (N,) number of the view of each box.
         seen_by: V of each of boxes (K, 4), as (K,) numbers of at least 1.
         iou_threshold: overlap of one object's boxes.
 
@@ -148,10 +161,10 @@ def fuse_boxes(
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         rows = rows[np.argsort(-scores[rows], kind="stable")]
-        boxes, means, counts = _clusters(boxes_px[rows], scores[rows], iou_threshold)
-        views = seen_by(boxes)
+        boxes, means, counts = _clusters(boxes_px[rows], scores[rows], views[rows], iou_threshold)
+        able = seen_by(boxes)
         fused.append(boxes)
-        values.append(means * np.minimum(counts, views) / views)
+        values.append(means * np.minimum(counts, able) / able)
         kinds.append(np.full(len(boxes), label, labels.dtype))
     return (
         np.concatenate(fused).astype(np.float32),
@@ -161,17 +174,23 @@ def fuse_boxes(
 
 
 def _clusters(
-    boxes: np.ndarray, scores: np.ndarray, iou_threshold: float
+    boxes: np.ndarray, scores: np.ndarray, views: np.ndarray, iou_threshold: float
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Average boxes (K, 4), mean scores (K,) and sizes (K,) of the clusters of one class."""
     sums, weights = np.zeros((len(boxes), 4)), np.zeros(len(boxes))
     means, counts = np.zeros((len(boxes), 4)), np.zeros(len(boxes))
+    members: Set[Tuple[int, int]] = set()  # clusters and the views they have a box of
     found = 0
-    for box, score in zip(boxes.astype(np.float64), scores.astype(np.float64)):
+    for box, score, view in zip(
+        boxes.astype(np.float64), scores.astype(np.float64), views.tolist()
+    ):
         overlap = iou_matrix(box[None], means[:found])[0]
         cluster = int(overlap.argmax()) if found else 0
         if not found or overlap[cluster] <= iou_threshold:
             cluster, found = found, found + 1
+        if (cluster, view) in members:
+            continue
+        members.add((cluster, view))
         sums[cluster] += score * box
         weights[cluster] += score
         counts[cluster] += 1

@@ -47,7 +47,8 @@ def main(args: argparse.Namespace) -> None:
         refuse_inputs(pictures, [source.name for source in sources])
     prepare_device(args.checkpoint_path, args.device_target, args.device_id)
     network = read_network_file(args.checkpoint_path, args.config, args.set)
-    test = replace(network.config.test, score_threshold=args.score_threshold)
+    test = network.config.test  # a box below what is shown may still move one above it
+    test = replace(test, score_threshold=min(test.score_threshold, args.score_threshold))
     detector = network.detector(replace(network.config, test=test))
     demo = Demo(
         detector,
@@ -156,6 +157,8 @@ class Demo:
         self.entries: List[Found] = []
         self.failed = 0
         self._taken: Set[str] = set()
+        self._beside: Set[str] = set()  # folders of inputs
+        self._drawn_files: Set[Path] = set()
         self._video: Optional[VideoFile] = None
 
     def run(self, sources: Iterator[Source]) -> Iterator[Found]:
@@ -168,7 +171,7 @@ class Demo:
             stem = free_name(source.stem, self._taken)
             try:
                 if self.draw:
-                    refuse_inputs([self.folder / picture_name(source, stem)], [source.name])
+                    self._keep_inputs(source, self.folder / picture_name(source, stem))
                 with source.open() as frames:
                     for number, image in enumerate(frames):
                         yield self._look(frames, stem, image, number if source.moving else -1)
@@ -177,6 +180,20 @@ class Demo:
                 LOG.warning("passed over: %s", error)
             finally:
                 self.close()
+
+    def _keep_inputs(self, source: Source, picture: Path) -> None:
+        """Refuses to draw over this input, or over a file beside the inputs so far: of those that
+        standard input has yet to name nobody knows.
+
+        Raises:
+            UsageError: naming the picture.
+        """
+        refuse_inputs([picture], [source.name])
+        self._beside.add(os.path.dirname(os.path.realpath(source.name.replace("\0", ""))))
+        beside = os.path.realpath(self.folder) in self._beside
+        if beside and picture.exists() and picture not in self._drawn_files:
+            raise UsageError(f"{picture}: is there already; choose another folder for pictures")
+        self._drawn_files.add(picture)
 
     def close(self) -> None:
         """Completes the video being written."""

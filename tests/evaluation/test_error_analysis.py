@@ -62,6 +62,18 @@ def test_confusion_matrix(data):
     np.testing.assert_array_equal(summary.confusion, expected)
 
 
+def test_single_detections_within_a_crowd_are_neither_right_nor_wrong(tmp_path):
+    """As COCO scores them: by how much of the detection lies in the crowd."""
+    rows = [(1, 3, [0, 0, 40, 40], 1), (1, 7, [44, 30, 10, 10])]
+    data = load_data(write_coco(tmp_path, coco_content(["a.jpg"], rows)), "train")
+    inside = [entry(1, 3, [x, y, 10, 10], 0.9) for x in (2, 20) for y in (2, 20)]
+    half_out = entry(1, 3, [30, 0, 12, 10], 0.8)  # 10 of 12
+    outside = entry(1, 3, [36, 0, 10, 10], 0.7)  # 4 of 10
+    summary = judge_split(data, [*inside, half_out, outside, entry(1, 7, [44, 30, 10, 10], 0.6)])
+    assert list(summary.images[0].kinds) == ["ignored"] * 5 + ["background", "correct"]
+    assert summary.confusion.tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
 def test_nothing_found(data):
     summary = judge_split(data, [])
     assert summary.counts["missed"] == 4

@@ -84,6 +84,17 @@ def test_tiles_are_merged_at_their_seams():
     assert got == {box: pytest.approx(score) for box, score in expected.items()}
 
 
+def test_an_image_without_tiles_is_fused_whatever_shares_its_batch():
+    rows = [(0, [10, 10, 50, 50], 0.9), (1, [10, 10, 54, 50], 0.6)]
+    (alone,) = merge(rows, PAIR, [0, 0], [(100, 100)], "wbf")
+    tiles = [View(64, (0, 0, 180, 100)), View(64, (80, 0, 180, 100), overlap=0.2)]
+    more = [*rows, (2, [20, 20, 60, 60], 0.7)]
+    first, second = merge(more, [*PAIR, *tiles], [0, 0, 1, 1], [(100, 100), (180, 100)], "wbf")
+    np.testing.assert_array_equal(first.boxes_px, alone.boxes_px)
+    np.testing.assert_array_equal(first.scores, alone.scores)
+    assert second.scores.tolist() == [pytest.approx(0.7)]
+
+
 def test_nothing_at_all():
     for kind in ("wbf", "soft_nms"):
         (found,) = merge([], PAIR, [0, 0], [(100, 100)], kind)

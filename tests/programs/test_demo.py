@@ -15,6 +15,7 @@ import demo
 from src.data.records import ImageError
 from src.drawing.detections import colour_of
 from src.inference.detector import Detections
+from src.inference.image_sources import Frames
 from src.inference.video_file import VideoFile
 from src.runtime.errors import UsageError
 
@@ -74,7 +75,7 @@ def test_pictures_and_json(run, tmp_path):
     _write(tmp_path / "in" / "b.JPG", 60, 40)
     (tmp_path / "in" / "notes.txt").write_text("no image")
     entries, wanted = run("--input", tmp_path / "in", "--score_threshold", "0.6")
-    assert wanted == [0.6]
+    assert wanted == [0.1]  # the preset's: boxes below what is shown vote, and count for fusion
     assert entries[0] == {
         "image": str(wide),
         "picture": "a.png",
@@ -139,6 +140,21 @@ def test_inputs_are_not_drawn_over(run, tmp_path, monkeypatch, caplog):
     assert "is one of the inputs" in caplog.text
     assert len(run("--input", tmp_path / "out" / "a.*", "--no_pictures")[0]) == 2
     assert [path.read_bytes() for path in kept] == before
+
+
+def test_nor_are_inputs_that_standard_input_names_later(run, tmp_path, monkeypatch, caplog):
+    kept = [_write(tmp_path / "out" / name, 10, 20) for name in ("a.jpg", "a.png")]
+    before = kept[1].read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{path}\n" for path in kept)))
+    entries, _ = run("--input", "-")
+    assert [entry["picture"] for entry in entries] == ["a_2.png"]  # of a.png
+    assert "a.png: is there already" in caplog.text
+    assert kept[1].read_bytes() == before
+
+
+def test_a_threshold_below_the_networks_own_counts(run, tmp_path):
+    _, wanted = run("--input", _write(tmp_path / "in" / "a.png", 9, 9), "--score_threshold", "0.02")
+    assert wanted == [0.02]
 
 
 def test_limit(run, tmp_path):
@@ -220,6 +236,22 @@ def test_a_damaged_video_is_one_line(run, tmp_path, caplog, damage):
     lines = [line for line in caplog.text.splitlines() if "clip.mp4" in line]
     assert len(lines) == 1
     assert "video" in lines[0] or "frames could be read" in lines[0]
+
+
+@pytest.mark.parametrize(("name", "trusted"), [("clip.mp4", True), ("clip.mkv", False)])
+def test_a_count_of_frames_that_is_the_sounds_is_no_damage(run, tmp_path, name, trusted, caplog):
+    path = write_video(tmp_path / "in" / "clip.mp4")
+    path = path.rename(path.with_name(name))  # OpenCV goes by what is in it
+    begin = Frames.__init__
+
+    def longer(self, *arguments):
+        begin(self, *arguments)
+        self.count += 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Frames, "__init__", longer)
+        assert len(run("--input", path)[0]) == 5
+    assert ("5 of 6 frames" in caplog.text) == trusted
 
 
 def test_a_missing_camera_is_one_line(run, capfd):

@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 import demo
 import eval as evaluate
 import train
 from src.data import synthetic_shapes as shapes
+from src.detector import Detector
 from src.formats.shipped import PHOTOS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +36,15 @@ def test_demo_without_a_checkpoint_finds_person_and_cat(tmp_path, device):
         best = max(entry["detections"], key=lambda found: found["score"])
         assert best["class"] == name
         assert iou(best["box_xyxy_px"], box) > 0.5
+
+
+def test_boxes_below_what_is_shown_vote_for_those_above():
+    seen, all_of_them = (Detector.load(score_threshold=lowest) for lowest in (0.3, 0.01))
+    for name in MAIN_BOX:
+        image = cv2.imread(str(ROOT / "docs" / "photos" / name))
+        few, most = seen(image), all_of_them(image).filter(0.3)
+        np.testing.assert_array_equal(few.boxes_px, most.boxes_px)
+        np.testing.assert_array_equal(few.scores, most.scores)
 
 
 def test_eval_without_a_checkpoint(tmp_path, device, capsys):
