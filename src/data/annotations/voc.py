@@ -23,12 +23,12 @@ from ..records import (
     make_record,
 )
 from .coco_json import brief
+from .image_places import image_folders
 from .layout import (
     WHOLE,
     Tree,
     choose_split,
     held_out,
-    image_folders,
     no_images,
     report_missing,
     unsafe_name,
