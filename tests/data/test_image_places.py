@@ -6,7 +6,7 @@ import posixpath
 
 import pytest
 
-from src.data.annotations.image_places import another_split, image_folders
+from src.data.annotations.image_places import image_folders, may_hold
 from src.data.annotations.layout import scan
 from src.data.coco_utils import load_data
 from src.data.images import read_image
@@ -75,8 +75,8 @@ def test_a_folder_of_another_split_comes_after_those_of_none(tmp_path, other):
     split = "test" if "train" in other else "train"
     tree = scan(write_texts(tmp_path, {f"{other}/x": "", "pictures/x": ""}))
     assert image_folders(tree, split, "annotations")[-1] == other
-    assert another_split(other, split)
-    assert not another_split("pictures", split)
+    assert not may_hold(other, split)
+    assert may_hold("pictures", split)
 
 
 MANY = json.dumps(coco_content([f"{i:06}.jpg" for i in range(20)], [(1, 3, [0, 0, 9, 9])]))
@@ -105,3 +105,4 @@ def test_masks_are_not_taken_for_photographs(tmp_path, masks):
     tree = scan(write_texts(tmp_path, {f"pets/{masks}/x": "", "pets/pictures/x": ""}))
     found = image_folders(tree, "all", "pets/annotations/xmls")
     assert found.index("pets/pictures") < found.index(f"pets/{masks}")
+    assert not may_hold(f"pets/{masks}", "all")

@@ -115,12 +115,36 @@ def test_the_file_name_in_the_xml_is_used_where_the_stem_finds_nothing(tmp_path)
     assert load_data(root, "train").records[0].path.endswith("other.jpg")
 
 
+@pytest.mark.parametrize("filename", ["A_0.jpg", "A_0.png", "other.jpg"])
+@pytest.mark.parametrize("masks", ["annotations/trimaps", "depth", "images/depth"])
+def test_a_mask_is_not_taken_for_the_photograph(tmp_path, filename, masks):
+    """As Oxford's pets have them, a folder below the root or at it."""
+    if masks != "annotations/trimaps" and filename != "A_0.jpg":
+        return  # nothing says which it is
+    for root in (tmp_path / "apart" / "oxford-iiit-pet", tmp_path / "bare"):
+        text = voc_xml([("cat", (1, 1, 9, 9))], filename=filename)
+        write_texts(root, {"annotations/xmls/A_0.xml": text})
+        for image in (root / "images" / "A_0.jpg", root / masks / "A_0.png"):
+            write_image(image)
+    for folder in ("apart", "bare"):
+        (record,) = load_data(tmp_path / folder, "all").records
+        assert record.path.endswith("/images/A_0.jpg")
+
+
+def test_the_name_in_the_xml_does_not_lead_to_the_picture_of_another_split(tmp_path):
+    text = voc_xml([("cat", (1, 1, 9, 9))], filename="0.jpg")  # made PNG since
+    for split, ending in (("train", "png"), ("test", "jpg")):
+        write_texts(tmp_path, {f"{split}/annotations/0.xml": text})
+        write_image(tmp_path / split / "images" / f"0.{ending}")
+    assert load_data(tmp_path, "train").records[0].path.endswith("train/images/0.png")
+
+
 def test_a_folder_of_images_is_looked_through_once(tmp_path, monkeypatch):
     """Not once for each image: 4,000 photographs then took three minutes to start."""
     names = [f"{i:02}" for i in range(6)]
     root = write_voc(tmp_path, dict.fromkeys(names, CAT), {"train": names})
-    looked, look = [], voc.XmlFolder.images
-    monkeypatch.setattr(voc.XmlFolder, "images", lambda *a: looked.append(1) or look(*a))
+    looked, look = [], voc.ImageFinder
+    monkeypatch.setattr(voc, "ImageFinder", lambda *a: looked.append(1) or look(*a))
     assert len(load_data(root, "train").records) == 6
     assert len(looked) == 1
 

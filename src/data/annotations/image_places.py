@@ -2,10 +2,12 @@
 """In which order the folders of a data set are looked through for the images of a split."""
 
 import functools
+import posixpath
 import re
-from typing import FrozenSet, List, Tuple
+from typing import Dict, FrozenSet, List, Optional, Tuple
 
-from .layout import Tree
+from ..images import SUFFIXES
+from .layout import Tree, unsafe_name
 
 # Where the images of a split are, when not in a folder of its own name.
 _FOLDERS = {
@@ -49,9 +51,44 @@ def image_folders(tree: Tree, split: str, beside: str) -> List[str]:
     return sorted(tree.files, key=rank)
 
 
-def another_split(folder: str, split: str) -> bool:
-    """Whether the path of a folder speaks of another split: "test_images" for "train"."""
-    return _match(folder, split)[0] == _OF_ANOTHER_USE
+def may_hold(folder: str, split: str) -> bool:
+    """Whether the path of a folder speaks neither of another split ("test_images" for "train") nor
+    of masks.
+    """
+    other = _match(folder, split)[0] == _OF_ANOTHER_USE
+    return not other and not _NO_PHOTOGRAPHS.search(folder)
+
+
+class ImageFinder:
+    """Finds the images of Pascal VOC's annotations of the split `part` in the folder `beside`;
+    usually these are in JPEGImages of the folder `parent`.
+    """
+
+    def __init__(self, tree: Tree, part: str, beside: str, parent: str) -> None:
+        self._tree = tree
+        usual = posixpath.join(parent, "JPEGImages")
+        self._places = [usual, *image_folders(tree, part, beside)]
+        self._likely = [place for place in self._places if may_hold(place, part)]
+        self._by_stem: Dict[str, str] = {}
+        for place in self._places:
+            for name in sorted(tree.files.get(place, ())):
+                stem, suffix = posixpath.splitext(name)
+                if suffix.lower() in SUFFIXES:
+                    self._by_stem.setdefault(stem, posixpath.join(place, name))
+
+    def find(self, stem: str, filename: str) -> Optional[str]:
+        """The relative path of an image of that stem, rather one called as the XML file says.
+
+        Of another stem only where there is none: programs that copy files leave <filename> as it
+        was.
+        """
+        found = self._by_stem.get(stem)
+        name = "" if unsafe_name(filename) else filename.replace("\\", "/")
+        if found is None:
+            return self._tree.find(name, self._places) if name else None
+        if name.startswith(f"{stem}.") and posixpath.basename(found) != name:
+            return self._tree.find(name, self._likely) or found
+        return found
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -12,7 +12,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
 from ...runtime.errors import printable_name
-from ..images import SUFFIXES, image_header
+from ..images import image_header
 from ..records import (
     DataError,
     DetectionData,
@@ -23,7 +23,7 @@ from ..records import (
     make_record,
 )
 from .coco_json import brief
-from .image_places import image_folders
+from .image_places import ImageFinder
 from .layout import (
     HOLD_OUT,
     WHOLE,
@@ -32,7 +32,6 @@ from .layout import (
     held_out,
     no_images,
     report_missing,
-    unsafe_name,
 )
 from .named_boxes import parts_of
 
@@ -71,16 +70,6 @@ class XmlFolder:
     def relative(self, stem: str) -> str:
         """The path of an XML file, relative to the root."""
         return posixpath.join(self.folder, self.names[stem])
-
-    def images(self, tree: Tree, places: Sequence[str]) -> Dict[str, str]:
-        """Relative path by stem of the images in `places`, the first of them winning."""
-        found: Dict[str, str] = {}
-        for place in (posixpath.join(self.parent, "JPEGImages"), *places):
-            for name in sorted(tree.files.get(place, ())):
-                stem, suffix = posixpath.splitext(name)
-                if suffix.lower() in SUFFIXES:
-                    found.setdefault(stem, posixpath.join(place, name))
-        return found
 
 
 def xml_folders(tree: Tree) -> List[XmlFolder]:
@@ -204,16 +193,13 @@ def load_voc(tree: Tree, split: str, findings: Findings) -> DetectionData:
         raise DataError(f"{where}: no XML file with an object in it")
     labels = {name: label for label, name in enumerate(names, 1)}
     used = dict.fromkeys(folder for folder, _ in members)
-    places = {folder: image_folders(tree, part, folder.folder) for folder in used}
-    by_stem = {folder: folder.images(tree, places[folder]) for folder in used}
+    images = {folder: ImageFinder(tree, part, folder.folder, folder.parent) for folder in used}
     records, missing = [], []
     for number, (folder, stem) in enumerate(members, 1):
         file = files[folder.relative(stem)]
         if file is None:
             continue
-        image = by_stem[folder].get(stem)
-        if image is None and file.filename and not unsafe_name(file.filename):
-            image = tree.find(file.filename.replace("\\", "/"), places[folder])
+        image = images[folder].find(stem, file.filename)
         if image is None:
             missing.append(f"{folder.parent}/JPEGImages/{stem}.jpg".lstrip("/"))
             continue
