@@ -85,13 +85,15 @@ begin_recipe() {
   cd "$ROOT" || die "cannot enter $ROOT"
 }
 
-# train_recipe FLAGS...: train.py on DATA into OUT/run; sets CHECKPOINT to the finished network.
+# train_recipe FLAGS...: train.py on DATA into OUT/run; sets CHECKPOINT to the finished network: the
+# newest there, as FLAGS may have named the run otherwise than one before.
 train_recipe() {
-  local finals
+  local final
   "$PYTHON" train.py "${DEVICE_FLAGS[@]}" --dataset_path "$DATA" --train_url "$OUT/run" "$@"
-  finals=("$OUT"/run/*/*-final.ckpt)
-  # shellcheck disable=SC2034  # used by the recipes
-  CHECKPOINT=${finals[0]}
+  CHECKPOINT=
+  for final in "$OUT"/run/*/*-final.ckpt; do
+    [[ -n $CHECKPOINT && ! $final -nt $CHECKPOINT ]] || CHECKPOINT=$final
+  done
 }
 
 # score_recipe SPLIT: scores CHECKPOINT on a split of DATA, draws the curves, and says where all is.

@@ -10,7 +10,9 @@ usage() {
 usage: bash scripts/run_distributed_train_gpu.sh RANK_SIZE DEVICE_START PRETRAINED_BACKBONE \
          DATASET_PATH [FLAGS]
   RANK_SIZE            number of ranks on this machine
-  DEVICE_START         first GPU; the ranks take this one and those after it; 0 on the CPU
+  DEVICE_START         first GPU; the ranks take this one and those after it; 0 on the CPU.
+                       Where CUDA_VISIBLE_DEVICES (ASCEND_RT_VISIBLE_DEVICES) is set it counts
+                       from 0 in that list, as Slurm makes one of what a job has
   PRETRAINED_BACKBONE  .ckpt made by convert_vgg.sh, or none
   DATASET_PATH         COCO or Pascal VOC folder
   FLAGS                handed to train.py, e.g. --config m2det320_vgg16 --set train.lr=1e-3
@@ -28,18 +30,29 @@ want_number DEVICE_START "$2"
 choose_python
 choose_device
 
-ranks=$((10#$1))
+# take_devices VARIABLE FIRST COUNT: exports COUNT devices from number FIRST on, of the list in
+# VARIABLE where there is one.
+take_devices() {
+  local variable=$1 first=$2 count=$3 given
+  if [[ -z ${!variable:-} ]]; then
+    export "$variable=$(seq -s, "$first" $((first + count - 1)))"
+    return
+  fi
+  IFS=, read -ra given <<<"${!variable}"
+  ((first + count <= ${#given[@]})) ||
+    die "$variable=${!variable}: $count from number $first on are wanted, of ${#given[@]} devices"
+  export "$variable=$(IFS=, && printf '%s' "${given[*]:first:count}")"
+}
+
+ranks=$((10#$1)) start=$((10#$2))
 if [[ $DEVICE_TARGET == CPU ]]; then
   # Ranks that all use all cores get in each other's way.
   threads=$(($(usable_cores) / ranks))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+elif [[ $DEVICE_TARGET == GPU ]]; then
+  take_devices CUDA_VISIBLE_DEVICES "$start" "$ranks"
 else
-  devices=$(seq -s, "$2" $((10#$2 + ranks - 1)))
-  if [[ $DEVICE_TARGET == GPU ]]; then
-    export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-$devices}
-  else
-    export ASCEND_RT_VISIBLE_DEVICES=${ASCEND_RT_VISIBLE_DEVICES:-$devices}
-  fi
+  take_devices ASCEND_RT_VISIBLE_DEVICES "$start" "$ranks"
 fi
 
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}

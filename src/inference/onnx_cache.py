@@ -50,8 +50,8 @@ def cached_onnx(checkpoint: Path, overrides: Sequence[str] = ()) -> Optional[Net
     if not all(map(importlib.util.find_spec, PACKAGES)):
         return None
     try:
-        store = Store(folder / "onnx")
-        path = store.folder / f"{_key(network)}.onnx"
+        store = Store(folder / "onnx", ending=".onnx")
+        path = store.path(_key(network))
         exported = _cached(path)
         if exported is None:
             LOG.warning("writing the network for ONNX Runtime into the cache, once: %s", path)

@@ -21,6 +21,7 @@ from .errors import M2DetError
 LOCK_NAME = ".lock"
 _LONGEST_NAME = 200  # bytes; file systems take 255
 _TEMPORARY = re.compile(r"\.(\d+)\..+")
+_MADE_BY_MKDTEMP = re.compile(r"[a-z0-9_]{8}")  # after the prefix
 _NEW_SECONDS = 86400.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -173,14 +174,15 @@ def locked(folder: Path) -> Iterator[None]:
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A new folder in `parent` for this process, removed when the block ends.
 
-    Those of the same `prefix` that killed processes have left are removed first.
+    Those of the same `prefix` that killed processes have left are removed first; other folders
+    whose names begin so stay.
 
     Raises:
         OSError: it cannot be made.
     """
     for left in parent.glob(f"{prefix}*"):
         with contextlib.suppress(OSError, LockedError):
-            if _abandoned(left):
+            if _MADE_BY_MKDTEMP.fullmatch(left.name[len(prefix) :]) and _abandoned(left):
                 with locked(left):
                     shutil.rmtree(left)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))

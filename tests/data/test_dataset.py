@@ -3,6 +3,7 @@
 
 import dataclasses
 import logging
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +184,19 @@ def test_many_unreadable_images_are_not_a_line_each(tmp_path, caplog):
     assert [row.getMessage().count("left out") for row in caplog.records] == [1] * 21
     assert "more images cannot be read" in caplog.text
     assert source.reader.unreadable == 29
+
+
+def test_unreadable_images_are_counted_over_all_processes(tmp_path):
+    reader = samples.Reader(make_data(tmp_path, broken=(1, 3, 4, 6)))
+    context = multiprocessing.get_context("fork")
+    for chosen in ((0, 1, 3), (3, 4), (5,)):
+        process = context.Process(target=lambda indices: [*map(reader.read, indices)], args=[chosen])
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    assert reader.unreadable == 3
+    assert reader.read(6) is None
+    assert (reader.unreadable, type(reader.unreadable)) == (4, int)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pascal VOC: reading, and both metrics by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from src.data.annotations import voc
 from src.data.coco_utils import DataError, load_data
+from src.data.records import NothingHeldOut
 from src.evaluation.voc_metrics import voc_average_precision, voc_mean_ap
-from tests.datasets import SHARED, voc_xml, write_image, write_voc
+from tests.datasets import SHARED, voc_xml, write_image, write_texts, write_voc
 
 CAT = voc_xml([("cat", (11, 6, 40, 30))])
 DOG = voc_xml([("dog", (1, 1, 60, 48), 1), ("cat", (2, 2, 9, 9))])
@@ -43,6 +46,42 @@ def test_any_folder_of_xml_files_is_split_nine_to_one(tmp_path):
     assert sizes == [18, 2, 20]
 
 
+@pytest.mark.parametrize("listed", ["default", "trees"])
+def test_one_list_that_names_no_split_is_undivided(tmp_path, listed):
+    """As CVAT exports Pascal VOC."""
+    names = [f"{i:02}" for i in range(20)]
+    root = write_voc(tmp_path, dict.fromkeys(names, CAT), {listed: names})
+    sizes = [len(load_data(root, split).records) for split in ("train", "val", listed)]
+    assert sizes == [18, 2, 20]
+    assert [Path(row.path).stem for row in load_data(root, "val").records] == ["09", "19"]
+
+
+@pytest.mark.parametrize("folder", ["annotations/xmls", "Annotations", "xml"])
+def test_several_folders_that_name_no_split_are_one_undivided_data_set(tmp_path, folder):
+    for part in "AB":
+        for i in range(10):
+            write_image(tmp_path / part / "images" / f"{i}.jpg")
+            write_texts(tmp_path, {f"{part}/{folder}/{i}.xml": CAT})
+    sizes = [len(load_data(tmp_path, split).records) for split in ("train", "val", "all")]
+    assert sizes == [18, 2, 20]
+    paths = [row.path[len(str(tmp_path)) + 1 :] for row in load_data(tmp_path, "val").records]
+    assert paths == ["A/images/9.jpg", "B/images/9.jpg"]
+    (tmp_path / "B" / folder).rename(tmp_path / "other")
+    for path in list((tmp_path / "A").rglob("[1-9].xml")) + list(tmp_path.glob("other/*")):
+        path.unlink()
+    with pytest.raises(NothingHeldOut):
+        load_data(tmp_path, "val")
+
+
+def test_folders_of_xml_files_in_those_named_as_splits(tmp_path):
+    for split in ("train", "val"):
+        write_image(tmp_path / split / "images" / "a.jpg")
+        write_texts(tmp_path, {f"{split}/annotations/xmls/a.xml": CAT})
+    for split in ("train", "val"):
+        (record,) = load_data(tmp_path, split).records
+        assert f"/{split}/" in record.path
+
+
 def test_folders_named_as_splits(tmp_path):
     for split in ("train", "valid"):
         write_image(tmp_path / split / "a.jpg")
@@ -76,12 +115,36 @@ def test_the_file_name_in_the_xml_is_used_where_the_stem_finds_nothing(tmp_path)
     assert load_data(root, "train").records[0].path.endswith("other.jpg")
 
 
+@pytest.mark.parametrize("filename", ["A_0.jpg", "A_0.png", "other.jpg"])
+@pytest.mark.parametrize("masks", ["annotations/trimaps", "depth", "images/depth"])
+def test_a_mask_is_not_taken_for_the_photograph(tmp_path, filename, masks):
+    """As Oxford's pets have them, a folder below the root or at it."""
+    if masks != "annotations/trimaps" and filename != "A_0.jpg":
+        return  # nothing says which it is
+    for root in (tmp_path / "apart" / "oxford-iiit-pet", tmp_path / "bare"):
+        text = voc_xml([("cat", (1, 1, 9, 9))], filename=filename)
+        write_texts(root, {"annotations/xmls/A_0.xml": text})
+        for image in (root / "images" / "A_0.jpg", root / masks / "A_0.png"):
+            write_image(image)
+    for folder in ("apart", "bare"):
+        (record,) = load_data(tmp_path / folder, "all").records
+        assert record.path.endswith("/images/A_0.jpg")
+
+
+def test_the_name_in_the_xml_does_not_lead_to_the_picture_of_another_split(tmp_path):
+    text = voc_xml([("cat", (1, 1, 9, 9))], filename="0.jpg")  # made PNG since
+    for split, ending in (("train", "png"), ("test", "jpg")):
+        write_texts(tmp_path, {f"{split}/annotations/0.xml": text})
+        write_image(tmp_path / split / "images" / f"0.{ending}")
+    assert load_data(tmp_path, "train").records[0].path.endswith("train/images/0.png")
+
+
 def test_a_folder_of_images_is_looked_through_once(tmp_path, monkeypatch):
     """Not once for each image: 4,000 photographs then took three minutes to start."""
     names = [f"{i:02}" for i in range(6)]
     root = write_voc(tmp_path, dict.fromkeys(names, CAT), {"train": names})
-    looked, look = [], voc.XmlFolder.images
-    monkeypatch.setattr(voc.XmlFolder, "images", lambda *a: looked.append(1) or look(*a))
+    looked, look = [], voc.ImageFinder
+    monkeypatch.setattr(voc, "ImageFinder", lambda *a: looked.append(1) or look(*a))
     assert len(load_data(root, "train").records) == 6
     assert len(looked) == 1
 

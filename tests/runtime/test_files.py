@@ -186,6 +186,10 @@ with scratch_folder(Path(sys.argv[1]), "run-") as folder:
 def test_what_a_killed_process_leaves_goes_at_the_next_start(tmp_path):
     (tmp_path / "run-of-a-user").write_text("a file")
     (tmp_path / "other-folder").mkdir()
+    (tmp_path / "run-1").mkdir()  # a user's as well, and old
+    (tmp_path / "run-1" / LOCK_NAME).write_text("")
+    os.utime(tmp_path / "run-1", (0, 0))
+    users = {"run-of-a-user", "other-folder", "run-1"}
     with subprocess.Popen(
         [sys.executable, "-c", SCRATCH, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -194,11 +198,11 @@ def test_what_a_killed_process_leaves_goes_at_the_next_start(tmp_path):
         with scratch_folder(tmp_path, "run-") as own:
             assert set(os.listdir(tmp_path)) == {*before, own.name}
         assert set(os.listdir(tmp_path)) == before
-        (left,) = before - {"run-of-a-user", "other-folder"}
+        (left,) = before - users
         assert (tmp_path / left / "content").exists()
         process.kill()
     with scratch_folder(tmp_path, "run-") as own:
-        assert set(os.listdir(tmp_path)) == {"run-of-a-user", "other-folder", own.name}
+        assert set(os.listdir(tmp_path)) == {*users, own.name}
 
 
 def test_a_read_only_file_system_is_an_error_of_the_file_asked_for(tmp_path, monkeypatch):

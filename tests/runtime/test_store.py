@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of compiled graphs: whole entries or none, bounded, keyed by contents."""
 
+import hashlib
 import multiprocessing
 import os
 import time
@@ -16,6 +17,7 @@ from src.runtime.graph_cache.store import (
     digest_of_json,
 )
 
+KEYS = [hashlib.sha256(bytes([number])).hexdigest() for number in range(5)]
 FILES = {"rank_0/a_0.mindir": bytes(range(256)) * 40, "rank_0/b.hash": b"", "c": b"line\nline"}
 
 
@@ -83,20 +85,20 @@ def test_no_damaged_entry_is_ever_given(store):
 
 
 def test_a_writer_that_is_killed_leaves_no_entry(store, monkeypatch):
-    store.put("k", {"old": b"old"})
+    store.put(KEYS[0], {"old": b"old"})
 
     def die(_file):
         os._exit(9)
 
     def write():
         monkeypatch.setattr(os, "fsync", die)
-        store.put("k", FILES)
+        store.put(KEYS[0], FILES)
 
     process = multiprocessing.get_context("fork").Process(target=write)
     process.start()
     process.join()
     assert process.exitcode == 9
-    assert store.get("k") == {"old": b"old"}
+    assert store.get(KEYS[0]) == {"old": b"old"}
     assert len(list(store.folder.iterdir())) == 2  # and what pruning will find
     store.prune(2**30, most_days=-1)
     assert list(store.folder.iterdir()) == []
@@ -143,17 +145,69 @@ def test_a_full_disk_leaves_nothing_behind(store, monkeypatch):
 
 
 def test_what_is_not_used_goes(store):
-    for number in range(5):
-        store.put(str(number), {"x": b"x" * 1000})
-    for number in range(5):
-        used = time.time() - 86400 * (5 - number) * 10  # 50, 40, 30, 20 and 10 days ago
-        os.utime(store.path(str(number)), (used, used))
-    store.get("0")  # used now
+    for key in KEYS:
+        store.put(key, {"x": b"x" * 1000})
+    for number, key in enumerate(KEYS):
+        age(store.path(key), days=10 * (5 - number))  # 50, 40, 30, 20 and 10
+    store.get(KEYS[0])  # used now
     store.prune(most_bytes=2**20, most_days=35)
-    assert [n for n in range(5) if store.path(str(n)).exists()] == [0, 2, 3, 4]
-    one = store.path("0").stat().st_size
+    assert [n for n, key in enumerate(KEYS) if store.path(key).exists()] == [0, 2, 3, 4]
+    one = store.path(KEYS[0]).stat().st_size
     store.prune(most_bytes=2 * one, most_days=35)
-    assert [n for n in range(5) if store.path(str(n)).exists()] == [0, 4]
+    assert [n for n, key in enumerate(KEYS) if store.path(key).exists()] == [0, 4]
+
+
+def age(path, days=99):
+    used = time.time() - 86400 * days
+    os.utime(path, (used, used))
+
+
+def test_what_lies_beside_the_entries_stays(store):
+    """`M2DET_CACHE` may name a folder in which somebody keeps other things."""
+    foreign = [
+        *("results.csv", "net.graph", "1.onnx", ".1.notes.txt", f"{KEYS[0][:32]}.graph"),
+        *(KEYS[0], f"{KEYS[0]}.onnx", f"{KEYS[0]}.graph.bak", f".x.{KEYS[0]}.graph", "speeds.json"),
+        *("run-1/net.ckpt", "onnx/mine.txt", f"{KEYS[1]}.graph/a", "m2det-run-/a"),
+    ]
+    for name in foreign:
+        path = store.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * 1000)
+        age(path)
+        if path.parent != store.folder:
+            age(path.parent)
+    (store.folder / f"{KEYS[2]}.graph").symlink_to(store.folder / "results.csv")
+    store.put(KEYS[3], FILES)
+    store.prune(most_bytes=0, most_days=30)
+    left = {str(path.relative_to(store.folder)) for path in store.folder.rglob("*")}
+    assert left >= {*foreign, f"{KEYS[2]}.graph"}
+    assert store.get(KEYS[3]) is None
+
+
+@pytest.mark.parametrize(
+    ("ending", "names"),
+    [
+        (".graph", ["{}.graph", "{}-1.annotations", ".71.{}.graph", ".71.{}-1.annotations"]),
+        (".onnx", ["{}.onnx", "{}.onnx.json", ".71.{}.onnx", ".71.{}.onnx.json"]),
+    ],
+)
+def test_old_files_of_every_kind_go(tmp_path, ending, names):
+    store = Store(tmp_path, 0, ending)
+    for key in KEYS[:2]:
+        for name in names:
+            (tmp_path / name.format(key)).write_bytes(b"x")
+    for name in names:
+        age(tmp_path / name.format(KEYS[0]))
+    store.prune(most_bytes=2**20, most_days=30)
+    assert {path.name for path in tmp_path.iterdir()} == {name.format(KEYS[1]) for name in names}
+
+
+def test_keeping_graphs_leaves_the_networks_for_onnx_runtime(store):
+    networks = Store(store.folder / "onnx", 0, ".onnx")
+    networks.path(KEYS[0]).write_bytes(b"x")
+    age(networks.folder)
+    store.put(KEYS[1], FILES)
+    assert networks.path(KEYS[0]).exists()
 
 
 def test_a_changed_source_changes_the_key(tmp_path):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recipes in scripts/recipes, with a stand-in for Python that says how it was called."""
 
+import os
+
 import pytest
 
 from tests.scripts.test_scripts import SCRIPTS, call  # noqa: F401  (a fixture)
@@ -70,6 +72,20 @@ def test_bccd(call):  # noqa: F811
     assert score[score.index("--split") + 1] == "test"
     assert train.index("random_seed=1") > train.index("train.total_steps=2000")
     assert str(call.folder / "out" / "eval") in score
+
+
+def test_the_newest_network_is_scored(call):  # noqa: F811
+    """Not that of an earlier call whose run had another name."""
+    for seconds, name in ((1, "bccd"), (3, "-the 2nd*"), (2, "seed1")):
+        path = call.folder / "out" / "run" / name / "m2det-final.ckpt"
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+        os.utime(path, (seconds, seconds))
+    result = call("recipes/bccd.sh", "my data", "out")
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.splitlines()
+    scored = str(call.folder / "out" / "run" / "-the 2nd*" / "m2det-final.ckpt")
+    assert words[words.index("--checkpoint_path") + 1] == scored
 
 
 def test_bccd_finetune(call):  # noqa: F811

@@ -162,6 +162,26 @@ def test_ranks_on_gpus_take_those_after_the_first(call):
         assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("listed", "first", "taken"),
+    [("0,1,2,3,4,5,6,7", "4", "4,5,6,7"), ("0,1,2,3,4,5,6,7", "0", "0,1,2,3")]
+    + [("7,GPU-a b,5,4,MIG-3", "01", "GPU-a b,5,4,MIG-3"), ("", "4", "4,5,6,7")],
+)
+def test_ranks_on_gpus_keep_to_a_list_that_is_set(call, listed, first, taken):
+    arguments = ("run_distributed_train_gpu.sh", "4", first, "none", "data")
+    result = call(*arguments, DEVICE_TARGET="GPU", CUDA_VISIBLE_DEVICES=listed)
+    assert f"visible={taken}\n" in result.stdout
+
+
+def test_a_list_with_too_few_gpus_is_refused(call):
+    arguments = ("run_distributed_train_gpu.sh", "2", "3", "none", "data")
+    result = call(*arguments, DEVICE_TARGET="GPU", CUDA_VISIBLE_DEVICES="0,1,6,7")
+    assert result.returncode == 2
+    wanted = "CUDA_VISIBLE_DEVICES=0,1,6,7: 2 from number 3 on are wanted, of 4 devices"
+    assert result.stderr == f"run_distributed_train_gpu.sh: {wanted}\n"
+    assert list(call.folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", sorted(POSITIONAL))
 @pytest.mark.parametrize("code", [0, 2, 143])
 def test_exit_code_and_log(call, name, code):

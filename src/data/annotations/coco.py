@@ -23,13 +23,14 @@ from ..records import (
 from .coco_cache import read_cached
 from .coco_file import BoxTable, CocoFile, ImageEntry
 from .coco_json import brief, misfit, whole
+from .image_places import image_folders
 from .layout import (
     Tree,
     held_out,
-    image_folders,
     mindrecord_place,
     no_images,
     report_missing,
+    split_of,
     unsafe_name,
 )
 
@@ -52,7 +53,9 @@ def load_coco(
         chosen = {key: images[key] for i, key in enumerate(sorted(images)) if held_out(split, i)}
         if images and not chosen:
             raise no_images(path, split, enough=False)
-    places = _locate(chosen, tree, split, relative, file.packed, findings)
+    # Of an undivided data set, "train" and "val" have the same files.
+    part = split_of(posixpath.basename(relative), posixpath.dirname(relative))
+    places = _locate(chosen, tree, part, relative, file.packed, findings)
     records, truth = _records(file.boxes, places, images, ids, findings)
     return DetectionData(
         records,

@@ -19,11 +19,11 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 from ...runtime.errors import printable_name
 from ..images import SUFFIXES
 from ..records import DataError, DetectionData, Findings
+from .image_places import image_folders
 from .layout import (
     Tree,
     choose_split,
     held_out,
-    image_folders,
     no_images,
     report_missing,
     split_of,
@@ -84,7 +84,8 @@ def load_csv(tree: Tree, split: str, findings: Findings) -> DetectionData:
     """
     files = _csv_files(tree)
     chosen = choose_split(split, files, tree.root)
-    file = files.get(chosen) or next(iter(files.values()))
+    part = chosen if chosen in files else next(iter(files))
+    file = files[part]
     codes, order = _descriptions(tree), _class_order(tree)
     by_image = _by_image(_rows(tree, file, codes, order, findings))
     names = set(order)
@@ -100,7 +101,7 @@ def load_csv(tree: Tree, split: str, findings: Findings) -> DetectionData:
     corners = [v for rows in by_image.values() for row in rows if row.box for v in row.box.xyxy]
     normalised = bool(corners) and max(corners) <= MAX_NORMALISED
     folder = posixpath.dirname(file.path)
-    places = [folder, *image_folders(tree, chosen, folder)]
+    places = [folder, *image_folders(tree, part, folder)]
     images, missing = [], []
     for name, rows in by_image.items():
         path = find_image(tree, name, places)

@@ -12,13 +12,13 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 from ...runtime.errors import printable_name
 from ..records import DataError, DetectionData, Findings
 from .coco_json import brief, flag, read_json, whole
+from .image_places import image_folders
 from .layout import (
     HOLD_OUT,
     MOST_JSON,
     Tree,
     choose_split,
     held_out,
-    image_folders,
     no_images,
     report_missing,
 )
@@ -82,7 +82,7 @@ def load_labelme(tree: Tree, split: str, findings: Findings) -> DetectionData:
         raise no_images(where, chosen, enough=chosen in parts or len(paths) >= HOLD_OUT)
     images, missing = [], []
     for path, file in files.items():
-        image = _image_of(tree, path, file, chosen)
+        image = _image_of(tree, path, file, part_by_folder[posixpath.dirname(path)])
         if image:
             images.append(AnnotatedImage(image, file.boxes, file.size))
         else:

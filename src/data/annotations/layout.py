@@ -4,7 +4,7 @@
 import os
 import posixpath
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
+from typing import Dict, Iterable, Mapping, Optional, Sequence, Set, Union
 from unicodedata import normalize
 from urllib.parse import unquote
 
@@ -12,15 +12,6 @@ from ..mindrecord import MINDRECORD_ROWS, mindrecord_file
 from ..records import DataError, Findings, MissingData, NothingHeldOut
 
 MAX_DEPTH = 4
-# Where the images of a split are, when not in a folder of its own name.
-_FOLDERS = {
-    "trainval35k": ("train2014", "val2014", "train2017", "val2017"),
-    "minival": ("val2014", "val2017"),
-    "minival2014": ("val2014", "val2017"),
-    "valminusminival2014": ("val2014", "train2017"),
-    "test-dev2015": ("test2015",),
-    "test-dev2017": ("test2017",),
-}
 _SAME_SPLIT = {
     "minival": ("minival2014", "val2017"),
     "minival2014": ("minival", "val2017"),
@@ -157,23 +148,6 @@ def unsafe_name(name: str) -> str:
     if ".." in name.replace("\\", "/").split("/"):
         return "leads out of its folder with '..'"
     return ""
-
-
-def image_folders(tree: Tree, split: str, beside: str) -> List[str]:
-    """Folders to look for the images of `split` in, the likeliest first; `beside` holds the
-    annotations.
-    """
-    named = (split, *_FOLDERS.get(split, ()))
-
-    def rank(folder: str) -> tuple:
-        last = posixpath.basename(folder)
-        if last in named:
-            return (0, named.index(last), folder)
-        near = (beside, "", "images", "JPEGImages")
-        return (1, near.index(folder), folder) if folder in near else (2, 0, folder)
-
-    # Parents count too: a file_name may bring the last part of the folder with it.
-    return sorted(tree.files, key=rank)
 
 
 def mindrecord_place(tree: Tree, split: str, row: Optional[int]) -> Optional[str]:

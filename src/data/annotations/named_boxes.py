@@ -17,7 +17,10 @@ from ..records import (
 from .layout import WHOLE, Tree, undivided
 
 HEAD_BYTES = 1 << 16  # enough for the size of nearly every image
-_PLAIN = ("", "images", "labels", "annotations", "annotation", "json", "jsons", "data", "csv")
+_PLAIN = (
+    *("", "images", "labels", "annotations", "annotation", "json", "jsons", "data", "csv"),
+    *("xml", "xmls"),
+)
 
 Box = Tuple[float, float, float, float]
 

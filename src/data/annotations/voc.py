@@ -12,7 +12,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
 from ...runtime.errors import printable_name
-from ..images import SUFFIXES, image_header
+from ..images import image_header
 from ..records import (
     DataError,
     DetectionData,
@@ -23,21 +23,19 @@ from ..records import (
     make_record,
 )
 from .coco_json import brief
+from .image_places import ImageFinder
 from .layout import (
+    HOLD_OUT,
     WHOLE,
     Tree,
     choose_split,
     held_out,
-    image_folders,
     no_images,
     report_missing,
-    unsafe_name,
 )
+from .named_boxes import parts_of
 
 MAX_XML_BYTES = 16 * 1024 * 1024
-
-
-_PLAIN = ("", "annotations", "annotation", "xml", "xmls", "labels")
 
 
 Object = Tuple[str, Tuple[float, ...], bool]  # name, xmin ymin xmax ymax, difficult
@@ -56,8 +54,9 @@ class XmlFile:
 class XmlFolder:
     """One folder of XML files, its lists of names, and where its images may be."""
 
-    def __init__(self, tree: Tree, folder: str, near: Sequence[str] = ()) -> None:
+    def __init__(self, tree: Tree, folder: str, part: str) -> None:
         self.folder = folder
+        self.part = part  # the split it stands for, where there are no lists
         self.parent = posixpath.dirname(folder)
         files = sorted(name for name in tree.files[folder] if name.lower().endswith(".xml"))
         self.names: Dict[str, str] = {name[:-4]: name for name in files}
@@ -67,24 +66,10 @@ class XmlFolder:
             for name in tree.files.get(posixpath.join(self.parent, lists), ())
             if name.endswith(".txt")
         }
-        part = posixpath.basename(folder)
-        if part.lower() in _PLAIN:
-            part = posixpath.basename(self.parent)
-        self.part = part or WHOLE  # the split it stands for, where there are no lists
 
     def relative(self, stem: str) -> str:
         """The path of an XML file, relative to the root."""
         return posixpath.join(self.folder, self.names[stem])
-
-    def images(self, tree: Tree, places: Sequence[str]) -> Dict[str, str]:
-        """Relative path by stem of the images in `places`, the first of them winning."""
-        found: Dict[str, str] = {}
-        for place in (posixpath.join(self.parent, "JPEGImages"), *places):
-            for name in sorted(tree.files.get(place, ())):
-                stem, suffix = posixpath.splitext(name)
-                if suffix.lower() in SUFFIXES:
-                    found.setdefault(stem, posixpath.join(place, name))
-        return found
 
 
 def xml_folders(tree: Tree) -> List[XmlFolder]:
@@ -95,7 +80,7 @@ def xml_folders(tree: Tree) -> List[XmlFolder]:
         if any(name.lower().endswith(".xml") for name in names)
     ]
     named = [name for name in holding if posixpath.basename(name).lower() == "annotations"]
-    return [XmlFolder(tree, folder) for folder in named or holding]
+    return [XmlFolder(tree, folder, part) for folder, part in parts_of(named or holding).items()]
 
 
 def read_list(path: str) -> List[str]:
@@ -201,23 +186,20 @@ def load_voc(tree: Tree, split: str, findings: Findings) -> DetectionData:
     """
     folders = xml_folders(tree)
     where = tree.path(folders[0].folder)
-    chosen, members = _members(tree, folders, split, findings)
+    chosen, part, members = _members(tree, folders, split, findings)
     files = _read_all(tree, folders, members, findings)
     names = sorted({row[0] for file in files.values() if file for row in file.objects})
     if not names:
         raise DataError(f"{where}: no XML file with an object in it")
     labels = {name: label for label, name in enumerate(names, 1)}
     used = dict.fromkeys(folder for folder, _ in members)
-    places = {folder: image_folders(tree, chosen, folder.folder) for folder in used}
-    by_stem = {folder: folder.images(tree, places[folder]) for folder in used}
+    images = {folder: ImageFinder(tree, part, folder.folder, folder.parent) for folder in used}
     records, missing = [], []
     for number, (folder, stem) in enumerate(members, 1):
         file = files[folder.relative(stem)]
         if file is None:
             continue
-        image = by_stem[folder].get(stem)
-        if image is None and file.filename and not unsafe_name(file.filename):
-            image = tree.find(file.filename.replace("\\", "/"), places[folder])
+        image = images[folder].find(stem, file.filename)
         if image is None:
             missing.append(f"{folder.parent}/JPEGImages/{stem}.jpg".lstrip("/"))
             continue
@@ -239,21 +221,24 @@ def _read_all(
 
 def _members(
     tree: Tree, folders: Sequence[XmlFolder], split: str, findings: Findings
-) -> Tuple[str, List[Member]]:
-    """The resolved split and its members."""
+) -> Tuple[str, str, List[Member]]:
+    """The resolved split, the part of the data set that it is or is taken from, and its members."""
     available = dict.fromkeys(voc_splits(tree))
     chosen = choose_split(split, available, tree.root)
+    part = chosen if chosen in available else next(iter(available))
     if any(folder.splits for folder in folders):
-        holding = [folder for folder in folders if chosen in folder.splits]
-        members = [m for f in holding for m in _listed(tree, f, chosen, findings)]
-    elif len(folders) > 1:
-        members = [(f, stem) for f in folders if f.part == chosen for stem in f.names]
+        holding = [folder for folder in folders if part in folder.splits]
+        members = [m for f in holding for m in _listed(tree, f, part, findings)]
     else:
-        stems = enumerate(folders[0].names)
-        members = [(folders[0], stem) for i, stem in stems if held_out(chosen, i)]
+        several = len(folders) > 1
+        holding = [folder for folder in folders if folder.part == part or not several]
+        members = [(folder, stem) for folder in holding for stem in folder.names]
+    enough = chosen in available or len(members) >= HOLD_OUT
+    if chosen not in available:  # an undivided data set
+        members = [member for i, member in enumerate(members) if held_out(chosen, i)]
     if not members:
-        raise no_images(tree.root, chosen, enough=chosen in available)
-    return chosen, members
+        raise no_images(tree.root, chosen, enough=enough)
+    return chosen, part, members
 
 
 def _listed(tree: Tree, folder: XmlFolder, split: str, findings: Findings) -> List[Member]:

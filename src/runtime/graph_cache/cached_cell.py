@@ -36,6 +36,7 @@ from .store import (
 )
 
 LOG = logging.getLogger("m2det.cache")
+DRAFTS = "m2det-run-"  # begins the names of the processes' own folders
 _STATE = "state.json"
 _SWITCH = "MS_COMPILER_CACHE_ENABLE"
 _LOCK = threading.Lock()  # one graph at a time
@@ -72,7 +73,7 @@ def open_cache(target: str, rank: int = 0, world_size: int = 1) -> None:
         Store(folder)
         fingerprint = digest_of_json(process_fingerprint(target, rank, world_size))
         at_exit = contextlib.ExitStack()
-        work = at_exit.enter_context(scratch_folder(folder, "run-"))
+        work = at_exit.enter_context(scratch_folder(folder, DRAFTS))
         atexit.register(at_exit.close)
         _write(work, _State(str(folder), fingerprint))
     except OSError as error:

@@ -3,17 +3,21 @@
 
 An entry is one file. It appears under its name by a rename and begins with a digest of the rest, so
 that processes need no locks, and a killed process or a damaged disk leaves nothing that is used.
+
+The folder may be one where other things lie: nothing is removed but files named as here.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Mapping, Optional
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Tuple
 
 from ..files import write_atomically
 
@@ -23,6 +27,9 @@ MOST_BYTES = 2**30
 MOST_DAYS = 30.0
 LEAST_FREE_BYTES = 2**28  # a graph and what is written beside it fit well into that
 _DIGEST = hashlib.sha256().digest_size
+# Endings of the files that share a folder and its limits.
+_FAMILIES = ((ENDING, ".annotations"), (".onnx", ".onnx.json"))
+_KEY = r"[0-9a-f]{64}(-\d+)?"  # a digest, perhaps with a version
 
 
 class CacheError(OSError):
@@ -67,7 +74,7 @@ class Store:
 
     Args:
         folder: made if it is not there, for this user alone.
-        ending: of the names of the entries' files.
+        ending: of the names of the entries' files; the keys of those to be pruned are digests.
 
     Raises:
         CacheError: it cannot be written, or its disk is nearly full.
@@ -117,24 +124,28 @@ class Store:
         self.prune(MOST_BYTES, MOST_DAYS)
 
     def prune(self, most_bytes: int, most_days: float) -> None:
-        """Remove what has not been used for so many days, and the oldest beyond so many bytes."""
-        found = []
-        for path in self.folder.iterdir():
-            try:
-                status = path.stat()
-            except OSError:  # another process has been faster
-                continue
-            found.append((status.st_mtime, status.st_size, path))
+        """Remove the entries that have not been used for so many days, and the oldest beyond so
+        many bytes; with them what killed processes have begun to write.
+        """
         left, oldest = most_bytes, time.time() - most_days * 86400
-        for used, size, path in sorted(found, reverse=True):
+        for used, size, path in sorted(self._own_files(), reverse=True):
             left -= size
             if used < oldest or left < 0:
-                _remove(path)
+                with contextlib.suppress(OSError):  # another process has been faster
+                    path.unlink()
 
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # another process has been faster
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def _own_files(self) -> Iterator[Tuple[float, int, Path]]:
+        """Time of the last use, size and path of each file that a store has written here."""
+        endings = next((all_ for all_ in _FAMILIES if self.ending in all_), (self.ending,))
+        # With a number in front where `write_atomically` has not finished.
+        own = re.compile(rf"(\.\d+\.)?{_KEY}({'|'.join(map(re.escape, endings))})")
+        for path in self.folder.iterdir():
+            if not own.fullmatch(path.name):
+                continue
+            with contextlib.suppress(OSError):  # another process has been faster
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    yield status.st_mtime, status.st_size, path
 
 
 def _pack(files: Mapping[str, bytes]) -> bytes:
