@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import secrets
 from dataclasses import dataclass
-from typing import Mapping, Optional, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -43,7 +43,8 @@ class Reader:
     @property
     def unreadable(self) -> int:
         """How many images could not be read so far."""
-        return int(np.count_nonzero(np.frombuffer(self._bad.get_obj(), np.int8)))
+        marks: Any = self._bad.get_obj()
+        return int(np.count_nonzero(np.frombuffer(marks, np.int8)))
 
     def read(self, index: int) -> Optional[np.ndarray]:
         """The (H, W, 3) uint8 image of a record, or None if it cannot be read.

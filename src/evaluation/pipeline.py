@@ -15,8 +15,7 @@ import numpy as np
 
 from ..data.records import DataError, DetectionData, ImageRecord
 from ..data.sample_stream import Reader, limit_threads
-from ..inference.detector import STAGES, ArrayDetector
-from ..inference.postprocess import Outputs
+from ..inference.detector import STAGES, ArrayDetector, Forwarded
 from ..inference.views import View, view_input
 from ..runtime.stopwatch import Stopwatch
 from .coco_metrics import coco_results
@@ -97,8 +96,8 @@ def rank_indices(count: int, rank: int, world_size: int) -> range:
     return range(rank, count, world_size)
 
 
-def _forward(detector: ArrayDetector, batch: Sequence[Prepared], batch_size: int) -> List[Outputs]:
-    """The network's outputs for every view of every image, image by image."""
+def _forward(detector: ArrayDetector, batch: Sequence[Prepared], batch_size: int) -> Forwarded:
+    """What the network gives for every view of every image, image by image."""
     tasks = [(part, number) for part in batch for number in range(len(part.views))]
 
     def make_input(row: int) -> np.ndarray:
@@ -114,7 +113,7 @@ def _finish(
     watch: Stopwatch,
     on_batch: Callable[[List[int], List[Results]], None],
     batch: Sequence[Prepared],
-    outputs: Sequence[Outputs],
+    outputs: Forwarded,
 ) -> None:
     """Post-processing of a batch; calls `on_batch` with the results."""
     sizes = [(part.size_px[0], part.size_px[1]) for part in batch]

@@ -21,6 +21,7 @@ from .views import View, ViewPlan, map_to_image, view_input
 
 __all__ = ["ArrayDetector", "Detections", "PostProcessor", "build_postprocessor", "candidates"]
 
+MOST_RAW = 32  # views whose raw outputs are kept: 11 MB each at 512 pixels with 80 classes
 STAGES = ("load", "preprocess", "network", "decode", "nms")
 
 
@@ -57,6 +58,9 @@ def build_plan(config: Config) -> ViewPlan:
         test.tile_overlap,
         test.merge,
     )
+
+
+Forwarded = Union[List[Outputs], Candidates]  # `image` is the number of the view
 
 
 class ArrayDetector:
@@ -188,12 +192,27 @@ class ArrayDetector:
 
     def forward(
         self, views: Sequence[View], make_input: Callable[[int], np.ndarray], batch_size: int
-    ) -> List[Outputs]:
+    ) -> Forwarded:
         """The network's outputs for V views; `make_input` gives the input (3, S, S) of each.
 
         Views of one input size go together, `batch_size` at a time; what is left is filled up with
-        zeros, so that the network sees one shape for each size.
+        zeros, so that the network sees one shape for each size. Of many views, such as tiles, the
+        outputs would fill the memory: they are decoded piece by piece.
         """
+        step = max(MOST_RAW // batch_size, 1) * batch_size
+        if len(views) <= step:
+            return self._forward(views, make_input, batch_size)
+        parts = []
+        for start in range(0, len(views), step):
+            piece = views[start : start + step]
+            outputs = self._forward(piece, lambda row: make_input(start + row), batch_size)  # noqa: B023
+            part = self._decode(piece, outputs)
+            parts.append(replace(part, image=part.image + start))
+        return Candidates.join(parts)
+
+    def _forward(
+        self, views: Sequence[View], make_input: Callable[[int], np.ndarray], batch_size: int
+    ) -> List[Outputs]:
         outputs: List[Outputs] = [(np.empty(0), np.empty(0))] * len(views)
         for size in sorted({view.size for view in views}):
             rows = [row for row, view in enumerate(views) if view.size == size]
@@ -210,11 +229,11 @@ class ArrayDetector:
     def postprocess(
         self,
         views: Sequence[Sequence[View]],
-        outputs: Sequence[Outputs],
+        outputs: Forwarded,
         sizes_px: Sequence[Tuple[int, int]],
         watch: Optional[Stopwatch] = None,
     ) -> List[Detections]:
-        """Detections of each image from the outputs of its views, which stand image by image.
+        """Detections of each image from what `forward` gave for its views, image by image.
 
         Raises:
             ValueError: outputs that are not finite or do not fit the priors.
@@ -223,7 +242,7 @@ class ArrayDetector:
         owner = np.repeat(np.arange(len(views)), [len(own) for own in views])
         flat = [view for own in views for view in own]
         with watch.stage("decode"):
-            found = self._decode(flat, outputs)
+            found = outputs if isinstance(outputs, Candidates) else self._decode(flat, outputs)
             found = map_to_image(found, flat, np.asarray(sizes_px)[owner].reshape(-1, 2))
         with watch.stage("nms"):
             if all(len(own) <= 1 for own in views):

@@ -7,6 +7,7 @@ import pytest
 from src.config import get_config
 from src.formats.checkpoint import Labels
 from src.inference.detector import ArrayDetector, PostProcessor, build_plan, build_postprocessor
+from src.inference.postprocess import Candidates
 from src.inference.views import ViewPlan
 from src.priors import build_priors, make_priors
 
@@ -85,6 +86,25 @@ def test_any_batch_size_gives_the_same(plan, batch_size):
     for one, other in zip(single, many):
         for name in ("boxes_px", "scores", "labels"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_outputs_of_many_tiles_are_not_kept():
+    """Those of 8,000 x 6,000 pixels at 512 with 80 classes would be 4 GB."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (600, 800, 3), np.uint8)
+    image[100:140, 200:260] = 250
+    found = {}
+    for most in (1000, 7):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("src.inference.detector.MOST_RAW", most)
+            engine = detector(tile_px=100)
+            tasks = engine.plan.views(800, 600)
+            raw = engine.forward(tasks, lambda row: np.zeros((3, 64, 64), np.float32), 4)
+            assert isinstance(raw, Candidates) == (most == 7)
+            found[most] = engine.detect_batch([image], 4)[0]
+    assert len(found[7]) > 0
+    for name in ("boxes_px", "scores", "labels"):
+        np.testing.assert_array_equal(getattr(found[7], name), getattr(found[1000], name))
 
 
 def test_tiles_find_what_the_whole_image_is_too_coarse_for():
