@@ -75,14 +75,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("dataset", type=Path, help="folder of a data set")
     parser.add_argument("output", type=Path, help="folder to write, then a data set itself")
     parser.add_argument("splits", nargs="*", help="default: all; train and val of an undivided one")
+    parser.add_argument(
+        "--allow_links", action="store_true", help="follow links that lead out of the data set"
+    )
     args = parser.parse_args(argv)
+    links: bool = args.allow_links
     try:
-        splits: List[str] = args.splits or find_splits(args.dataset)
+        splits: List[str] = args.splits or find_splits(args.dataset, links)
         for split in ["train", "val"] if splits == ["all"] else splits or ["train"]:
-            data = load_data(args.dataset, split)
+            data = load_data(args.dataset, split, links)
             print(f"{write(data, args.output)}: {len(data.records)} images", flush=True)
     except (DataError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        # The other programs have --set, which the message is made for.
+        message = str(error).replace("data.allow_links=true", "--allow_links")
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return 2
     return 0
 

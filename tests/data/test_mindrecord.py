@@ -113,6 +113,19 @@ def test_what_is_missing_is_named(tmp_path):
         load_data(tmp_path / "packed", "train")
 
 
+def test_links_out_of_the_data_set_are_followed_on_demand(tmp_path, capsys):
+    make_coco(tmp_path / "files")
+    (tmp_path / "files" / "train2017").rename(tmp_path / "elsewhere")
+    (tmp_path / "files" / "train2017").symlink_to(tmp_path / "elsewhere")
+    paths = [str(tmp_path / "files"), str(tmp_path / "packed")]
+    assert mindrecords.main(paths) == 2
+    said = capsys.readouterr().err
+    assert "is not followed; --allow_links allows it" in said
+    assert said.count("\n") == 1
+    assert mindrecords.main([*paths, "--allow_links"]) == 0
+    assert len(load_data(tmp_path / "packed", "train").records) == 9
+
+
 def test_the_script_from_any_folder(tmp_path):
     make_coco(tmp_path / "files")
     command = ["bash", str(ROOT / "scripts" / "make_mindrecord.sh"), "files"]
