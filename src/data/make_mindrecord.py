@@ -16,7 +16,7 @@ from ..runtime.files import write_json
 from .annotations.coco import ground_truth
 from .images import read_bytes
 from .mindrecord import GROUP_ROWS, MINDRECORD_ROWS, mindrecord_file
-from .records import DataError, DetectionData, ImageError
+from .records import DataError, DetectionData, ImageError, NothingHeldOut
 
 
 def write(data: DetectionData, folder: Path) -> Path:
@@ -83,7 +83,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         splits: List[str] = args.splits or find_splits(args.dataset, links)
         for split in ["train", "val"] if splits == ["all"] else splits or ["train"]:
-            data = load_data(args.dataset, split, links)
+            try:
+                data = load_data(args.dataset, split, links)
+            except NothingHeldOut as error:
+                if args.splits:
+                    raise
+                print(error)  # "train" is all of it
+                continue
             print(f"{write(data, args.output)}: {len(data.records)} images", flush=True)
     except (DataError, OSError) as error:
         # The other programs have --set, which the message is made for.

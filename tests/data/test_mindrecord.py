@@ -126,6 +126,19 @@ def test_links_out_of_the_data_set_are_followed_on_demand(tmp_path, capsys):
     assert len(load_data(tmp_path / "packed", "train").records) == 9
 
 
+def test_an_undivided_set_of_few_images_is_written_whole(tmp_path, capsys):
+    make_coco(tmp_path / "files")
+    whole = tmp_path / "files" / "annotations" / "instances_train2017.json"
+    whole.rename(tmp_path / "files" / "instances_default.json")
+    paths = [str(tmp_path / "files"), str(tmp_path / "packed")]
+    assert mindrecords.main(paths) == 0
+    said = capsys.readouterr().out
+    assert "instances_train.json: 9 images" in said
+    assert "under 10 images" in said
+    assert len(load_data(tmp_path / "packed", "train").records) == 9
+    assert mindrecords.main([*paths, "val"]) == 2  # which was asked for
+
+
 def test_the_script_from_any_folder(tmp_path):
     make_coco(tmp_path / "files")
     command = ["bash", str(ROOT / "scripts" / "make_mindrecord.sh"), "files"]
