@@ -2,6 +2,7 @@
 """MindRecord files give the same samples in the same order as the files they were made from."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -124,6 +125,24 @@ def test_links_out_of_the_data_set_are_followed_on_demand(tmp_path, capsys):
     assert said.count("\n") == 1
     assert mindrecords.main([*paths, "--allow_links"]) == 0
     assert len(load_data(tmp_path / "packed", "train").records) == 9
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    data = load_data(make_coco(tmp_path / "files"), "train")
+    needed = sum(os.path.getsize(record.path) for record in data.records)
+    usage, asked = shutil.disk_usage(tmp_path), []
+
+    def nearly_full(path):
+        asked.append(path)
+        return usage._replace(free=needed - 1)
+
+    monkeypatch.setattr(shutil, "disk_usage", nearly_full)
+    assert mindrecords.main([str(tmp_path / "files"), str(tmp_path / "a" / "packed")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / 'a' / 'packed'}: the images of train2017 need 0.0 MB")
+    assert said.count("\n") == 1
+    assert asked == [tmp_path]
+    assert not (tmp_path / "a").exists()
 
 
 def test_an_undivided_set_of_few_images_is_written_whole(tmp_path, capsys):
