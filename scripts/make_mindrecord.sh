@@ -7,10 +7,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
   cat <<'TEXT'
-usage: bash scripts/make_mindrecord.sh DATASET_PATH OUTPUT_PATH [SPLIT...]
+usage: bash scripts/make_mindrecord.sh DATASET_PATH OUTPUT_PATH [SPLIT...] [--allow_links]
   DATASET_PATH  COCO or Pascal VOC folder
   OUTPUT_PATH   folder to write; it is then a DATASET_PATH like any other
   SPLIT         splits to write, all by default
+  --allow_links follows links that lead out of DATASET_PATH
 The images are kept byte for byte and in their order, a few large files for each split. PYTHON is
 the interpreter.
 TEXT

@@ -28,10 +28,10 @@ def main(args: argparse.Namespace) -> None:
     if request.kind == "ONNX":
         import_onnx()
     check_request(request, config, output)
-    size = config.model.input_size
-    images = (
-        Int8Images(args.int8, request, size, config.data.mean_bgr, labels) if args.int8 else None
-    )
+    images = None
+    if args.int8:
+        of_network = config.model.input_size, config.data.mean_bgr, labels
+        images = Int8Images(args.int8, request, *of_network, config.data.allow_links)
     setup_device(args.device_target, args.device_id)
     network = load_network(config, args.checkpoint_path)
     postprocess = build_postprocessor(config).settings()

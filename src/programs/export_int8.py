@@ -35,6 +35,7 @@ class Int8Images:
         request: the export that they are for.
         input_size, mean_bgr: of the network.
         labels: of its classes.
+        allow_links: follow links that lead out of the data set.
 
     Attributes:
         inputs: network inputs (3, S, S) to measure ranges with; of a data set, from its training
@@ -53,6 +54,7 @@ class Int8Images:
         input_size: int,
         mean_bgr: Sequence[float],
         labels: Labels,
+        allow_links: bool = False,
     ) -> None:
         if request.kind != "ONNX" or request.outputs == "detections":
             raise UsageError("--int8 needs --file_format ONNX and --outputs boxes or raw")
@@ -60,9 +62,9 @@ class Int8Images:
         if not place.is_dir():
             raise UsageError(f"--int8 {place}: expected a folder of images, or a data set")
         self.scored: Optional[DetectionData] = None
-        if find_splits(place):
-            paths = [record.path for record in load_data(place, "train").records]
-            self.scored = _validation(place)
+        if find_splits(place, allow_links):
+            paths = [record.path for record in load_data(place, "train", allow_links).records]
+            self.scored = _validation(place, allow_links)
             if self.scored:
                 category_ids_for(labels.class_names, self.scored)
         else:
@@ -81,9 +83,9 @@ def _input(path: str, size: int, mean_bgr: Sequence[float]) -> np.ndarray:
     return view_input(image, view, mean_bgr)
 
 
-def _validation(place: Path) -> Optional[DetectionData]:
+def _validation(place: Path, allow_links: bool) -> Optional[DetectionData]:
     try:
-        data = load_data(place, "val")
+        data = load_data(place, "val", allow_links)
     except DataError:  # a data set for training only
         return None
     return data.subset(_spread(range(len(data.records)), SCORED_IMAGES)) if data.annotated else None

@@ -23,6 +23,7 @@ _LONGEST_NAME = 200  # bytes; file systems take 255
 _TEMPORARY = re.compile(r"\.(\d+)\..+")
 _MADE_BY_MKDTEMP = re.compile(r"[a-z0-9_]{8}")  # after the prefix
 _NEW_SECONDS = 86400.0
+_MOST_ATTEMPTS = 10
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -185,14 +186,30 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
             if _MADE_BY_MKDTEMP.fullmatch(left.name[len(prefix) :]) and _abandoned(left):
                 with locked(left):
                     shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     owner = os.getpid()
-    try:
-        with locked(folder):
+    with contextlib.ExitStack() as held:
+        folder = _new_locked(parent, prefix, held)
+        try:
             yield folder
-    finally:
-        if os.getpid() == owner:
+        finally:
+            if os.getpid() == owner:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_locked(parent: Path, prefix: str, held: contextlib.ExitStack) -> Path:
+    """A new folder that `held` keeps locked."""
+    attempts = 0
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        attempts += 1
+        try:
+            held.enter_context(locked(folder))
+            return folder
+        except (FileNotFoundError, LockedError):
+            # Another process found the lock file before it was locked, and removes the folder.
             shutil.rmtree(folder, ignore_errors=True)
+            if attempts == _MOST_ATTEMPTS:
+                raise
 
 
 def _abandoned(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 """MindRecord files give the same samples in the same order as the files they were made from."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -111,6 +112,50 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "packed" / mindrecord_file("train2017", 0)).unlink()
     with pytest.raises(ValueError, match="9 of 9 missing"):
         load_data(tmp_path / "packed", "train")
+
+
+def test_links_out_of_the_data_set_are_followed_on_demand(tmp_path, capsys):
+    make_coco(tmp_path / "files")
+    (tmp_path / "files" / "train2017").rename(tmp_path / "elsewhere")
+    (tmp_path / "files" / "train2017").symlink_to(tmp_path / "elsewhere")
+    paths = [str(tmp_path / "files"), str(tmp_path / "packed")]
+    assert mindrecords.main(paths) == 2
+    said = capsys.readouterr().err
+    assert "is not followed; --allow_links allows it" in said
+    assert said.count("\n") == 1
+    assert mindrecords.main([*paths, "--allow_links"]) == 0
+    assert len(load_data(tmp_path / "packed", "train").records) == 9
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    data = load_data(make_coco(tmp_path / "files"), "train")
+    needed = sum(os.path.getsize(record.path) for record in data.records)
+    usage, asked = shutil.disk_usage(tmp_path), []
+
+    def nearly_full(path):
+        asked.append(path)
+        return usage._replace(free=needed - 1)
+
+    monkeypatch.setattr(shutil, "disk_usage", nearly_full)
+    assert mindrecords.main([str(tmp_path / "files"), str(tmp_path / "a" / "packed")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / 'a' / 'packed'}: the images of train2017 need 0.0 MB")
+    assert said.count("\n") == 1
+    assert asked == [tmp_path]
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_undivided_set_of_few_images_is_written_whole(tmp_path, capsys):
+    make_coco(tmp_path / "files")
+    whole = tmp_path / "files" / "annotations" / "instances_train2017.json"
+    whole.rename(tmp_path / "files" / "instances_default.json")
+    paths = [str(tmp_path / "files"), str(tmp_path / "packed")]
+    assert mindrecords.main(paths) == 0
+    said = capsys.readouterr().out
+    assert "instances_train.json: 9 images" in said
+    assert "under 10 images" in said
+    assert len(load_data(tmp_path / "packed", "train").records) == 9
+    assert mindrecords.main([*paths, "val"]) == 2  # which was asked for
 
 
 def test_the_script_from_any_folder(tmp_path):

@@ -112,6 +112,21 @@ def test_a_folder_of_images_gives_no_ap(exports, tmp_path, capsys):
     assert (tmp_path / "n_int8.onnx").is_file()
 
 
+def test_links_out_of_the_data_set_are_followed_on_demand(exports, data, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt  # all images have been read
+
+    monkeypatch.setattr("src.programs.export.setup_device", stop)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "annotations").symlink_to(data / "annotations")
+    for split in ("train2017", "val2017"):
+        (tmp_path / "data" / split).symlink_to(data / split)
+    with pytest.raises(M2DetError):
+        run(exports, tmp_path / "n.onnx", tmp_path / "data")
+    with pytest.raises(KeyboardInterrupt):
+        run(exports, tmp_path / "n.onnx", tmp_path / "data", "--set", "data.allow_links=true")
+
+
 def test_refusals_leave_nothing_behind(exports, data, tmp_path):
     place = pictures(tmp_path / "images", ["a.png"])
     (tmp_path / "empty").mkdir()

@@ -2,8 +2,10 @@
 """Files written whole or not at all, and folders held by one process."""
 
 import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +205,39 @@ def test_what_a_killed_process_leaves_goes_at_the_next_start(tmp_path):
         process.kill()
     with scratch_folder(tmp_path, "run-") as own:
         assert set(os.listdir(tmp_path)) == {*users, own.name}
+
+
+@pytest.mark.parametrize("removed", [True, False], ids=["removed", "about to be"])
+def test_another_process_that_takes_a_new_folder_for_an_old_one(tmp_path, monkeypatch, removed):
+    """It has the lock between this process's opening of the file and locking it."""
+    lockf, calls = fcntl.lockf, []
+
+    def too_late(file, flags):
+        calls.append(Path(file.name).parent)
+        if len(calls) > 1:
+            return lockf(file, flags)
+        if not removed:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        shutil.rmtree(calls[0])
+        return None
+
+    monkeypatch.setattr(fcntl, "lockf", too_late)
+    with scratch_folder(tmp_path, "run-") as own:
+        assert len(calls) == 2
+        assert own == calls[1] != calls[0]
+        assert os.listdir(tmp_path) == [own.name]
+        assert os.listdir(own) == [LOCK_NAME]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_nobody_can_lock_is_an_error_in_the_end(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with pytest.raises(LockedError), scratch_folder(tmp_path, "run-"):
+        pass
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_read_only_file_system_is_an_error_of_the_file_asked_for(tmp_path, monkeypatch):

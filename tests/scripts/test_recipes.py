@@ -76,7 +76,7 @@ def test_bccd(call):  # noqa: F811
 
 def test_the_newest_network_is_scored(call):  # noqa: F811
     """Not that of an earlier call whose run had another name."""
-    for seconds, name in ((1, "bccd"), (3, "-the 2nd*"), (2, "seed1")):
+    for seconds, name in ((1, "bccd"), (3, "m 2nd*"), (2, "seed1")):
         path = call.folder / "out" / "run" / name / "m2det-final.ckpt"
         path.parent.mkdir(parents=True)
         path.write_text("")
@@ -84,7 +84,7 @@ def test_the_newest_network_is_scored(call):  # noqa: F811
     result = call("recipes/bccd.sh", "my data", "out")
     assert result.returncode == 0, result.stderr
     words = result.stdout.splitlines()
-    scored = str(call.folder / "out" / "run" / "-the 2nd*" / "m2det-final.ckpt")
+    scored = str(call.folder / "out" / "run" / "m 2nd*" / "m2det-final.ckpt")
     assert words[words.index("--checkpoint_path") + 1] == scored
 
 

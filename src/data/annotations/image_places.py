@@ -39,13 +39,17 @@ def image_folders(tree: Tree, split: str, beside: str) -> List[str]:
     Every split may number its images from 0, so a folder of another split comes last.
     """
     near = (beside, "", "images", "JPEGImages")
+    path = f"{beside}/"
+    above = [path[: i + 1] for i, character in enumerate(path) if character == "/"]
 
     def rank(folder: str) -> tuple:
         match, place = _match(folder, split)
         if folder in near and (match == _ANY or (folder == beside and match == _OF_ANOTHER_USE)):
             match, place = _NEAR, near.index(folder)
-        masks = folder != beside and bool(_NO_PHOTOGRAPHS.search(folder))
-        return (masks, match, place, -_shared(folder, beside), folder)
+        shared = sum(
+            map(f"{folder}/".startswith, above)
+        )  # the nearer to the annotations, the first
+        return (folder != beside and _of_masks(folder), match, place, -shared, folder)
 
     # Parents count too: a file_name may bring the last part of the folder with it.
     return sorted(tree.files, key=rank)
@@ -56,7 +60,7 @@ def may_hold(folder: str, split: str) -> bool:
     of masks.
     """
     other = _match(folder, split)[0] == _OF_ANOTHER_USE
-    return not other and not _NO_PHOTOGRAPHS.search(folder)
+    return not other and not _of_masks(folder)
 
 
 class ImageFinder:
@@ -120,11 +124,6 @@ def _uses(name: str) -> FrozenSet[str]:
     return frozenset(use for word in words for use in _USES.get(word.lower(), ()))
 
 
-def _shared(folder: str, other: str) -> int:
-    """The number of folders, from the root, that two paths have in common."""
-    count = 0
-    for one, two in zip(folder.split("/"), other.split("/")):
-        if one != two:
-            break
-        count += 1
-    return count
+@functools.lru_cache(maxsize=1 << 14)
+def _of_masks(folder: str) -> bool:
+    return bool(_NO_PHOTOGRAPHS.search(folder))

@@ -10,6 +10,7 @@ import posixpath
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from ...runtime.errors import printable_name
+from ..images import SUFFIXES
 from ..records import DataError, DetectionData, Findings
 from .coco_json import brief, flag, read_json, whole
 from .image_places import image_folders
@@ -80,9 +81,10 @@ def load_labelme(tree: Tree, split: str, findings: Findings) -> DetectionData:
     where = tree.path(folders[0])
     if not files:
         raise no_images(where, chosen, enough=chosen in parts or len(paths) >= HOLD_OUT)
+    places: Dict[str, List[str]] = {}  # to look in, by folder of JSON files
     images, missing = [], []
     for path, file in files.items():
-        image = _image_of(tree, path, file, part_by_folder[posixpath.dirname(path)])
+        image = _image_of(tree, path, file, part_by_folder, places)
         if image:
             images.append(AnnotatedImage(image, file.boxes, file.size))
         else:
@@ -159,9 +161,24 @@ def _size(content: Mapping[str, Any]) -> Optional[Tuple[int, int]]:
     return None
 
 
-def _image_of(tree: Tree, path: str, file: LabelFile, split: str) -> Optional[str]:
-    """The relative path of the image of a JSON file: the one it names, else one of its own name."""
+def _image_of(
+    tree: Tree,
+    path: str,
+    file: LabelFile,
+    part_by_folder: Mapping[str, str],
+    places: Dict[str, List[str]],
+) -> Optional[str]:
+    """The relative path of the image of a JSON file: the one it names, else one of its own name.
+
+    `places` are the folders to look in, which are put in order once for each folder, and only where
+    an image is not where the file says: sorting them for each file takes long.
+    """
     folder, name = posixpath.split(path)
-    places = [folder, *image_folders(tree, split, folder)]
-    found = find_image(tree, file.image, places) if isinstance(file.image, str) else None
-    return found or find_image(tree, posixpath.splitext(name)[0], places)
+    named = file.image if isinstance(file.image, str) else ""
+    said = posixpath.normpath(posixpath.join(folder, named.replace("\\", "/")))
+    if named.lower().endswith(SUFFIXES) and tree.find(said, [""]):
+        return tree.find(said, [""])
+    if folder not in places:
+        places[folder] = [folder, *image_folders(tree, part_by_folder[folder], folder)]
+    found = find_image(tree, named, places[folder])
+    return found or find_image(tree, posixpath.splitext(name)[0], places[folder])
