@@ -4,14 +4,14 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 import cv2
 import numpy as np
 
 from ..config import Config, get_config
 from ..data.anchor_fit import build_grid, evaluate_scales, suggest_scales
-from ..data.annotations.layout import choose_split
+from ..data.annotations.layout import choose_split, undivided
 from ..data.checks import (
     HARMLESS,
     NO_BOX,
@@ -64,8 +64,9 @@ def main(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace, config: Config) -> int:
     failed = False
-    known: Dict[bytes, str] = {}
-    splits = args.split or default_splits(args.dataset, config)
+    known: List[Dict[bytes, str]] = []  # of the splits before
+    available = find_splits(args.dataset, config.data.allow_links)
+    splits = args.split or default_splits(args.dataset, available)
     for split in splits:
         findings = Findings(collect=True)
         try:
@@ -89,11 +90,11 @@ def check(args: argparse.Namespace, config: Config) -> int:
             workers, decoding = usable_workers(args.workers), args.images == "decode"
             with ProgressBar(len(data.records), "images", to_stderr) as bar:
                 seen = check_images(data, decoding, workers, findings, bar.update)
-            for digest in seen.keys() & known.keys():
-                if seen[digest] != known[digest]:
-                    message = f"{seen[digest]}: also in another split, as {known[digest]}"
-                    findings.note("images of two splits", message)
-            known.update(seen)
+            # YOLO's data.yaml may name one folder for both splits, which is no mistake.
+            files = set(seen.values()) if data.style == "yolo" else None
+            others = [other for other in known if set(other.values()) != files]
+            note_shared(seen, others, undivided(available), findings)
+            known.append(seen)
         print_prior_recall(columns, config)
         if args.suggest_anchors:
             print_anchors(columns, config)
@@ -103,21 +104,38 @@ def check(args: argparse.Namespace, config: Config) -> int:
     return int(failed)
 
 
+def note_shared(
+    seen: Dict[bytes, str], others: Sequence[Dict[bytes, str]], whole: bool, findings: Findings
+) -> None:
+    """Note the images that are in other splits too; all are path by digest of the contents.
+
+    Parts of a `whole`, an undivided data set, may only have copies in common.
+    """
+    known = {digest: path for other in others for digest, path in other.items()}
+    for digest in seen.keys() & known.keys():
+        if seen[digest] != known[digest]:
+            message = f"{seen[digest]}: also in another split, as {known[digest]}"
+            findings.note("images of two splits", message)
+        elif not whole:
+            findings.note(
+                "images of two splits", f"{seen[digest]}: the file is in another split too"
+            )
+
+
 def to_stderr(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-def default_splits(root: Path, config: Config) -> List[str]:
-    """What training and evaluation would take; at least one.
+def default_splits(root: Path, available: Sequence[str]) -> List[str]:
+    """What training and evaluation would take of the splits that there are; at least one.
 
     Raises:
         DataError: neither is there.
     """
-    available = dict.fromkeys(find_splits(root, config.data.allow_links))
     chosen, failures = [], []
     for split in ("train", "val"):
         try:
-            chosen.append(choose_split(split, available, str(root)))
+            chosen.append(choose_split(split, dict.fromkeys(available), str(root)))
         except DataError as error:
             failures.append(error)
     if not chosen and available:

@@ -3,11 +3,13 @@
 
 import json
 import posixpath
+import random
 
 import pytest
 
 from src.data.annotations.image_places import image_folders, may_hold
-from src.data.annotations.layout import scan
+from src.data.annotations.layout import Tree, scan
+from src.data.annotations.named_boxes import find_image
 from src.data.coco_utils import load_data
 from src.data.images import read_image
 from tests.datasets import coco_content, labelme_content, voc_xml, write_image, write_texts
@@ -98,6 +100,49 @@ def test_images_lie_nearer_to_their_annotations_than_others_of_the_name(tmp_path
         found = image_folders(tree, "all", f"{part}/annotations/xmls")
         others = [folder for folder in found if folder.endswith("images")]
         assert others[0] == f"{part}/images"
+
+
+def probed(tree, name, folders):
+    """What `Tree.find` is to find, by trying one folder after the other."""
+    head, _, tail = name.rpartition("/")
+    for folder in folders:
+        parent = f"{folder}/{head}" if folder and head else folder or head
+        if tail in tree.files.get(parent, ()):
+            return f"{parent}/{tail}" if parent else tail
+    return None
+
+
+def test_a_file_is_found_in_the_first_folder_that_holds_it():
+    rng = random.Random(0)
+    for _ in range(300):
+        paths = ["/".join(rng.choices("abc", k=rng.randint(1, 4))) for _ in range(8)]
+        files = {"": set()}
+        for path in paths:
+            files.setdefault(posixpath.dirname(path), set()).add(posixpath.basename(path))
+        folders = rng.sample([*files, "none"], rng.randint(1, len(files)))
+        name = rng.choice([*paths, "a", "b/c", "/a", "a/", "a//b", "b", "aa", ""])
+        tree = Tree("/data", files)
+        assert tree.find(name, folders) == probed(tree, name, folders), (name, folders, files)
+
+
+class Folders(list):
+    """Counts how often it is gone through."""
+
+    looked = 0
+
+    def __iter__(self):
+        self.looked += 1
+        return super().__iter__()
+
+
+def test_folders_are_not_gone_through_for_a_name_that_none_of_them_holds():
+    """Names without an ending have nine to try, in four ways of writing: 0.1 s for each image."""
+    folders = [f"d{i}" for i in range(50)]
+    tree = Tree("/data", {folder: {"a.jpg"} for folder in folders})
+    assert tree.find("a.jpg", folders[::-1]) == "d49/a.jpg"
+    counted = Folders(folders)
+    assert find_image(tree, "b/gone", counted) is None
+    assert counted.looked == 0
 
 
 @pytest.mark.parametrize("masks", ["annotations/trimaps", "a_masks", "SegmentationClass"])

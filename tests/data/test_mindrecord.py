@@ -158,6 +158,27 @@ def test_an_undivided_set_of_few_images_is_written_whole(tmp_path, capsys):
     assert mindrecords.main([*paths, "val"]) == 2  # which was asked for
 
 
+@pytest.mark.parametrize("name", ["cells", "cells_labels"])
+def test_a_copy_of_an_undivided_data_set_is_divided_too(tmp_path, name):
+    content = coco_content([f"{i:02}.jpg" for i in range(25)], [(1, 3, [0, 0, 9, 9])])
+    root = write_coco(tmp_path / "files", content, "images", f"annotations/instances_{name}.json")
+    assert mindrecords.main([str(root), str(tmp_path / "packed")]) == 0
+    for split, count in (("train", 23), ("val", 2)):
+        before, after = load_data(root, split), load_data(tmp_path / "packed", split)
+        assert [row.image_id for row in after.records] == [row.image_id for row in before.records]
+        assert len(after.records) == count
+        read_image(after.records[-1].path)
+
+
+def test_a_copy_of_one_list_of_voc_that_names_no_split_is_divided_too(tmp_path):
+    stems = [f"{i:02}" for i in range(20)]
+    files = dict.fromkeys(stems, voc_xml([("cat", (1, 2, 30, 31))]))
+    root = write_voc(tmp_path / "files", files, {"default": stems})
+    assert mindrecords.main([str(root), str(tmp_path / "packed")]) == 0
+    sizes = [len(load_data(tmp_path / "packed", split).records) for split in ("train", "val")]
+    assert sizes == [18, 2]
+
+
 def test_the_script_from_any_folder(tmp_path):
     make_coco(tmp_path / "files")
     command = ["bash", str(ROOT / "scripts" / "make_mindrecord.sh"), "files"]

@@ -245,6 +245,44 @@ def test_an_image_in_two_splits_is_reported(tmp_path, capsys):
     assert "1 images of two splits" in capsys.readouterr().out
 
 
+def test_one_file_in_two_splits_is_reported(tmp_path, capsys):
+    files = {name: voc_xml([("cat", (1, 1, 30, 30))]) for name in "abc"}
+    root = write_voc(tmp_path, files, {"train": ["a", "b"], "val": ["b", "c"]})
+    for value, name in enumerate("abc"):
+        write_image(root / "JPEGImages" / f"{name}.jpg", value=99 * value)
+    assert run(root) == 0
+    text = capsys.readouterr().out
+    assert "1 images of two splits" in text
+    assert "b.jpg: the file is in another split too" in text
+
+
+def test_one_folder_that_data_yaml_names_twice_is_as_it_was_meant(tmp_path, capsys):
+    texts = {"data.yaml": "train: images\nval: images\nnames: [cat]\n"}
+    root = write_texts(tmp_path, texts)
+    for i in range(3):
+        write_image(root / "images" / f"{i}.jpg", value=50 * i)
+        write_texts(root, {f"labels/{i}.txt": "0 0.5 0.5 0.5 0.5\n"})
+    assert run(root) == 0
+    assert "two splits" not in capsys.readouterr().out
+    write_texts(root, {"t.txt": "images/0.jpg\nimages/1.jpg\n", "v.txt": "images/1.jpg\n"})
+    write_texts(root, {"data.yaml": "train: t.txt\nval: v.txt\nnames: [cat]\n"})
+    assert run(root) == 0
+    assert "1 images of two splits" in capsys.readouterr().out
+
+
+def test_an_undivided_data_set_shares_no_images(tmp_path, capsys):
+    names = [f"{i:02}.jpg" for i in range(20)]
+    content = coco_content(names, [(1, 3, [5, 5, 20, 20])])
+    root = write_coco(tmp_path, content, "images", "labels.json")
+    for i, name in enumerate(names):
+        write_image(root / "images" / name, value=10 * i)
+    assert run(root, "--split", "train", "val", "all") == 0
+    assert "two splits" not in capsys.readouterr().out
+    write_image(root / "images" / names[9], value=0)  # held out, and a copy of the first
+    assert run(root) == 0
+    assert "1 images of two splits" in capsys.readouterr().out
+
+
 def test_pascal_voc_and_a_chosen_split(tmp_path, capsys):
     files = {"a": voc_xml([("cat", (1, 1, 30, 30))]), "b": "<annotation"}
     root = write_voc(tmp_path, files, {"train": ["a"], "odd": ["b", "c"]})

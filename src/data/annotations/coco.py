@@ -217,12 +217,13 @@ def _locate(
     """The images that are there, by id."""
     folders = image_folders(tree, split, posixpath.dirname(relative))
     listed_in = tree.path(relative)
+    packed_as = posixpath.basename(relative).removeprefix("instances_").removesuffix(".json")
     found: Dict[int, Place] = {}
     missing = []
     for key, entry in images.items():
         name = entry.file_name.replace("\\", "/")
         if packed:
-            place = mindrecord_place(tree, split, whole(entry.row))
+            place = mindrecord_place(tree, packed_as, whole(entry.row))
         else:
             place = tree.find(posixpath.normpath(name), folders)
         if place is None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finding annotations and images below a data set directory, without ever leaving it."""
 
+import functools
 import os
 import posixpath
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, Mapping, Optional, Sequence, Set, Union
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
 from unicodedata import normalize
 from urllib.parse import unquote
 
@@ -42,13 +43,12 @@ class Tree:
         default_factory=dict
     )  # links that leave the root, and their targets
 
-    def find(self, name: str, folders: Iterable[str]) -> Optional[str]:
+    def find(self, name: str, folders: Sequence[str]) -> Optional[str]:
         """The relative path of `name` in the first of `folders` that holds it.
 
         Where none does, it is looked for without URL escapes ("a%20b.jpg"), as some tools write it,
         and with accents joined to their letters or apart from them, as macOS writes names.
         """
-        folders = list(folders)
         found, plain = self._find(name, folders), unquote(name)
         for form in () if found else (plain, normalize("NFC", plain), normalize("NFD", plain)):
             found = found or self._find(form, folders)
@@ -56,11 +56,28 @@ class Tree:
 
     def _find(self, name: str, folders: Sequence[str]) -> Optional[str]:
         head, _, tail = name.rpartition("/")
-        for folder in folders:
+        for folder in folders[:2]:  # the likeliest, as nearly always
             parent = f"{folder}/{head}" if folder and head else folder or head
             if tail in self.files.get(parent, ()):
                 return f"{parent}/{tail}" if parent else tail
+        holding = self._holding.get(tail, []) if len(folders) > 2 else []
+        if head:  # what stands before it in their paths; nothing before the head itself
+            ends = [f"/{parent}" for parent in holding if f"/{parent}".endswith(f"/{head}")]
+            holding = [path[: -len(head) - 1][1:] for path in ends]
+        among = set(holding)
+        for folder in folders if among else ():
+            if folder in among:
+                return "/".join(part for part in (folder, head, tail) if part)
         return None
+
+    @functools.cached_property
+    def _holding(self) -> Dict[str, List[str]]:
+        """The folders that hold a file of that name: thousands of others may not."""
+        found: Dict[str, List[str]] = {}
+        for folder, names in self.files.items():
+            for name in names:
+                found.setdefault(name, []).append(folder)
+        return found
 
     def path(self, relative: str) -> str:
         """The absolute path of a relative one."""
