@@ -43,7 +43,7 @@ class Reader:
     @property
     def unreadable(self) -> int:
         """How many images could not be read so far."""
-        return int(np.count_nonzero(np.frombuffer(self._bad.get_obj(), np.int8)))
+        return int(np.count_nonzero(np.frombuffer(memoryview(self._bad.get_obj()), np.int8)))
 
     def read(self, index: int) -> Optional[np.ndarray]:
         """The (H, W, 3) uint8 image of a record, or None if it cannot be read.

@@ -190,7 +190,9 @@ def test_unreadable_images_are_counted_over_all_processes(tmp_path):
     reader = samples.Reader(make_data(tmp_path, broken=(1, 3, 4, 6)))
     context = multiprocessing.get_context("fork")
     for chosen in ((0, 1, 3), (3, 4), (5,)):
-        process = context.Process(target=lambda indices: [*map(reader.read, indices)], args=[chosen])
+        process = context.Process(
+            target=lambda indices: [*map(reader.read, indices)], args=[chosen]
+        )
         process.start()
         process.join()
         assert process.exitcode == 0

@@ -164,8 +164,12 @@ def test_ranks_on_gpus_take_those_after_the_first(call):
 
 @pytest.mark.parametrize(
     ("listed", "first", "taken"),
-    [("0,1,2,3,4,5,6,7", "4", "4,5,6,7"), ("0,1,2,3,4,5,6,7", "0", "0,1,2,3")]
-    + [("7,GPU-a b,5,4,MIG-3", "01", "GPU-a b,5,4,MIG-3"), ("", "4", "4,5,6,7")],
+    [
+        ("0,1,2,3,4,5,6,7", "4", "4,5,6,7"),
+        ("0,1,2,3,4,5,6,7", "0", "0,1,2,3"),
+        ("7,GPU-a b,5,4,MIG-3", "01", "GPU-a b,5,4,MIG-3"),
+        ("", "4", "4,5,6,7"),
+    ],
 )
 def test_ranks_on_gpus_keep_to_a_list_that_is_set(call, listed, first, taken):
     arguments = ("run_distributed_train_gpu.sh", "4", first, "none", "data")
