@@ -213,12 +213,29 @@ def _assign(boxes: np.ndarray, priors: PreparedPriors, threshold: float) -> np.n
 def _assign_dynamic(boxes: np.ndarray, priors_cxcywh: np.ndarray, most: int) -> np.ndarray:
     """As `_assign`, for `dynamic_k` of `most`."""
     iou = iou_matrix(boxes, cxcywh_to_xyxy(priors_cxcywh))
-    ranked = np.argsort(-iou, axis=1, kind="stable")[:, :most]
+    ranked = _greatest(iou, min(most, iou.shape[1]))
     best = np.take_along_axis(iou, ranked, axis=1)
     wanted = np.maximum(best.sum(axis=1).astype(np.int64), 1)
     row, place = np.nonzero(np.arange(ranked.shape[1]) < wanted[:, None])
     pairs = ranked[row, place], row, best[row, place]
     return _owners(len(priors_cxcywh), *pairs, forced=ranked[:, 0])
+
+
+def _greatest(values: np.ndarray, count: int) -> np.ndarray:
+    """(G, count) int64: where in each row of (G, P) the greatest are, in order, the first of equals
+    first.
+    """
+    places = np.zeros((len(values), count), np.int64)
+    for row, place in zip(values, places):
+        near = np.flatnonzero(row > 0)  # few, where most boxes and priors lie apart
+        if len(near) > count:
+            overlap = row[near]
+            near = near[overlap >= np.partition(overlap, -count)[-count]]
+        near = near[np.argsort(-row[near], kind="stable")][:count]
+        place[: len(near)] = near
+        if len(near) < count:
+            place[len(near) :] = np.flatnonzero(~(row > 0))[: count - len(near)]
+    return places
 
 
 def _owners(

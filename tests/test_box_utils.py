@@ -264,6 +264,22 @@ def test_dynamic_matching_equals_plain_loops(seed):
     )
 
 
+@pytest.mark.parametrize("most", [1, 3, 20, 10**6])
+@pytest.mark.parametrize("seed", range(3))
+def test_dynamic_matching_of_many_equals_takes_the_first_priors(seed, most):
+    """Boxes on the lattice of the priors, which come twice, and a box beside all of them."""
+    rng = np.random.default_rng(seed)
+    low = rng.integers(0, 5, (5, 2)) / 6
+    boxes = np.concatenate([low, low + rng.integers(1, 4, (5, 2)) / 6], axis=1).astype(np.float32)
+    boxes[3] += 9
+    labels, priors = np.arange(1, 6), np.concatenate([grid_priors(), grid_priors()])
+    target = box_utils.match(boxes, labels, priors, dynamic_k=most)[1]
+    assert target.tolist() == naive_dynamic_labels(boxes, labels, priors, most)
+    iou = box_utils.iou_matrix(boxes, box_utils.cxcywh_to_xyxy(priors))
+    ranked = np.argsort(-iou, axis=1, kind="stable")[:, :most]
+    np.testing.assert_array_equal(box_utils._greatest(iou, ranked.shape[1]), ranked)
+
+
 def test_dynamic_matching_by_hand():
     """A box on four equal priors wants four; one that hardly fits has its best."""
     priors = np.array([[0.5, 0.5, 0.4, 0.4]] * 4 + [[0.1, 0.1, 0.1, 0.1]], np.float32)

@@ -139,7 +139,9 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", nearly_full)
     assert mindrecords.main([str(tmp_path / "files"), str(tmp_path / "a" / "packed")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path / 'a' / 'packed'}: the images of train2017 need 0.0 MB")
+    assert said.startswith(
+        f"error: {tmp_path / 'a' / 'packed'}: the images of train2017 need 0.0 MB"
+    )
     assert said.count("\n") == 1
     assert asked == [tmp_path]
     assert not (tmp_path / "a").exists()
