@@ -264,9 +264,9 @@ def test_onnx_of_the_head_of_a_large_map(tmp_path):
 
 def test_folders_of_killed_exports_are_removed_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "m2det-export-of-nobody").mkdir()
-    (tmp_path / "m2det-export-of-nobody" / "network.onnx").write_bytes(b"half")
-    os.utime(tmp_path / "m2det-export-of-nobody", (0, 0))  # a new one may be about to be locked
+    (tmp_path / "m2det-export-nobody_1").mkdir()
+    (tmp_path / "m2det-export-nobody_1" / "network.onnx").write_bytes(b"half")
+    os.utime(tmp_path / "m2det-export-nobody_1", (0, 0))  # a new one may be about to be locked
     (tmp_path / "keep").mkdir()
     (tmp_path / "m2det-export-link").symlink_to(tmp_path / "keep")
     code = f"""
