@@ -21,7 +21,7 @@ TEXT
 [[ -z ${BACKBONE:-} ]] || BACKBONE=$(realpath -m -- "$BACKBONE")
 begin_recipe "$@"
 
-recipe=(--config m2det_photos --resume auto --set train.save_steps=500)
+recipe=(--config m2det_photos --resume auto)
 if [[ -n ${BACKBONE:-} ]]; then
   "$PYTHON" convert.py --input "$BACKBONE" --output "$OUT/backbone.ckpt" --config m2det_photos \
     ${PIXELS:+--pixels "$PIXELS"}
