@@ -11,7 +11,7 @@ Boxes are x1, y1, x2, y2 in pixels of the picture. With an ONNX file MindSpore i
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     Any,
@@ -39,7 +39,7 @@ from .formats.shipped import PHOTOS
 from .inference.detector import ArrayDetector, Detections
 from .inference.image_sources import find_sources
 from .inference.onnx_cache import cached_onnx
-from .inference.open_network import prepare_device, read_network_file
+from .inference.open_network import prepare_device, read_network_file, showing
 from .inference.result_files import Found, coco_content, free_name, refuse_inputs
 from .runtime.device_choice import device_there
 from .runtime.errors import UsageError, printable
@@ -287,9 +287,7 @@ class Detector:
         if network is None:
             prepare_device(file, target, device_id)
             network = read_network_file(file, None, overrides)
-        test = network.config.test  # a box below what is shown may still move one above it
-        test = replace(test, score_threshold=min(test.score_threshold, score_threshold))
-        return cls(network.detector(replace(network.config, test=test)), score_threshold)
+        return cls(network.detector(showing(network.config, score_threshold)), score_threshold)
 
     @classmethod
     def from_checkpoint(

@@ -5,7 +5,7 @@ MindSpore is imported for the first two only; ONNX Runtime starts much sooner.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
@@ -54,6 +54,16 @@ class NetworkFile:
         return ArrayDetector.from_network(
             network, config, labels, str(self.path), self.exported.decoded
         )
+
+
+def showing(config: Config, lowest: float) -> Config:
+    """`config` for showing what scores `lowest` or more.
+
+    It detects what scores less where the network's own threshold is lower: such boxes vote for
+    those above them, and are members of what views have in common.
+    """
+    least = min(config.test.score_threshold, lowest)
+    return replace(config, test=replace(config.test, score_threshold=least))
 
 
 def needs_mindspore(path: Path) -> bool:

@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Iterable, Iterator, List, Optional, Sequence, Set, Union
 
@@ -17,7 +16,7 @@ from ..data.records import ImageError
 from ..drawing.detections import apart, draw_detections
 from ..inference.detector import ArrayDetector
 from ..inference.image_sources import STDIN, Frames, Source, find_sources, listed_sources
-from ..inference.open_network import prepare_device, read_network_file
+from ..inference.open_network import prepare_device, read_network_file, showing
 from ..inference.result_files import WRITERS, Found, free_name, refuse_inputs
 from ..inference.video_file import VideoFile
 from ..runtime.errors import UsageError, printable
@@ -47,9 +46,7 @@ def main(args: argparse.Namespace) -> None:
         refuse_inputs(pictures, [source.name for source in sources])
     prepare_device(args.checkpoint_path, args.device_target, args.device_id)
     network = read_network_file(args.checkpoint_path, args.config, args.set)
-    test = network.config.test  # a box below what is shown may still move one above it
-    test = replace(test, score_threshold=min(test.score_threshold, args.score_threshold))
-    detector = network.detector(replace(network.config, test=test))
+    detector = network.detector(showing(network.config, args.score_threshold))
     demo = Demo(
         detector,
         args.output,

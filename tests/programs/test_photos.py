@@ -71,6 +71,16 @@ def test_eval_without_a_checkpoint(tmp_path, device, capsys):
     assert totals["AP50"] > 0.9
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume", "auto"]])
+def test_without_weights_its_presets_are_refused(tmp_path, device, resume):
+    shapes.write_dataset(tmp_path / "data", (("train2017", 2), ("val2017", 1)), seed=0)
+    flags = ["--dataset_path", str(tmp_path / "data"), "--train_url", str(tmp_path / "out")]
+    for preset in ("m2det_photos", "m2det_finetune"):
+        with pytest.raises(ValueError, match=r"freeze_stages: .* would stay random"):
+            train.main([*flags, "--config", preset, *resume])
+    assert not (tmp_path / "out").exists()
+
+
 def test_finetune_photos_takes_its_preset_and_all_weights_but_the_class_scores(
     tmp_path, device, caplog, capsys
 ):

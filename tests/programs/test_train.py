@@ -131,6 +131,13 @@ def test_by_default_ap_is_told_and_the_best_and_the_last_are_kept(data, tmp_path
     assert len(commands) == 3
 
 
+def test_the_best_network_is_one_of_this_folder(run, data, tmp_path):
+    """The best so far lies in the folder that the run comes from."""
+    assert (run / f"{PREFIX}-best.ckpt").is_file()
+    train.main(arguments(data, tmp_path, "--resume", str(run / f"{PREFIX}-2_9.ckpt")))
+    assert (tmp_path / "m2det_tiny" / f"{PREFIX}-best.ckpt").is_file()
+
+
 def test_another_schedule_is_refused(run, data, tmp_path):
     path = str(run / f"{PREFIX}-1_7.ckpt")
     flags = ("--resume", path, "--set", "train.total_epochs=5")

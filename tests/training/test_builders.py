@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 from src.config import get_config
+from src.formats.checkpoint import Labels
 from src.runtime.typed_config import ConfigError
+from src.training import builders
 from src.training.builders import (
     batch_warning,
     build_criterion,
@@ -68,6 +70,19 @@ def test_the_warm_up_of_a_short_run_on_much_data_ends_after_three_tenths():
     assert rates[300] == pytest.approx(rates.max() / 2, rel=0.01)
     few = build_schedule(get_config("m2det_finetune"), 292, 1)
     assert few.argmax() == 30  # 0.4 epochs of 73 steps
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [(1, ["scored"]), (2, ["shared", "scored"])])
+def test_ranks_score_the_statistics_that_are_saved(monkeypatch, ranks, expected):
+    done = []
+    monkeypatch.setattr(builders, "running_statistics", lambda _: ["mean"])
+    monkeypatch.setattr(builders, "share_values", lambda values, rank: done.append("shared"))
+    monkeypatch.setattr(builders, "category_ids_for", lambda *_: (1,))
+    monkeypatch.setattr(builders, "SplitScorer", lambda *_: lambda show: done.append("scored"))
+    labels = Labels(("cat",), (1,))
+    score = builders.build_scorer(config(), None, None, labels, 0, ranks, lambda: False)
+    score(print)
+    assert done == expected
 
 
 def test_what_stays_random_is_not_frozen():

@@ -46,9 +46,7 @@ def image_folders(tree: Tree, split: str, beside: str) -> List[str]:
         match, place = _match(folder, split)
         if folder in near and (match == _ANY or (folder == beside and match == _OF_ANOTHER_USE)):
             match, place = _NEAR, near.index(folder)
-        shared = sum(
-            map(f"{folder}/".startswith, above)
-        )  # the nearer to the annotations, the first
+        shared = sum(map(f"{folder}/".startswith, above))  # folders that both paths begin with
         return (folder != beside and _of_masks(folder), match, place, -shared, folder)
 
     # Parents count too: a file_name may bring the last part of the folder with it.
